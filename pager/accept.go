@@ -1,0 +1,150 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/faultline-vm/faultline/uffd"
+)
+
+// handshake is what a VMM hands over.
+type handshake struct {
+	conn    *net.UnixConn // kept open: a VMM may take its end for the pager's
+	peer    *peer
+	fd      *uffd.FD
+	mapping *mapping
+}
+
+// close gives back what the VMM handed over.
+func (h *handshake) close() {
+	h.fd.Close()
+	h.conn.Close()
+	h.peer.close()
+}
+
+// errNothingSaid says that a connection ended before its first byte: a probe, or a
+// Firecracker before 1.12 whose message was lost. The session waits on.
+var errNothingSaid = errors.New("the connection ended before its first byte")
+
+// awaitVMM accepts connections until one makes a handshake, or the time is up.
+func (s *session) awaitVMM(ctx context.Context, listener *net.UnixListener) (*handshake, error) {
+	deadline := time.Now().Add(s.timeout)
+	if err := listener.SetDeadline(deadline); err != nil {
+		return nil, fmt.Errorf("session socket: %w", err)
+	}
+	for {
+		// The deadline above may have overwritten that of an end in between.
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		conn, err := listener.AcceptUnix()
+		if cause := context.Cause(ctx); cause != nil {
+			if err == nil {
+				conn.Close()
+			}
+			return nil, cause
+		}
+		if err != nil {
+			return nil, fmt.Errorf("no VMM connected to %s within %v; start the VMM after its session was created: %w", s.socket, s.timeout, err)
+		}
+		hs, err := s.shake(ctx, conn, deadline)
+		if err == nil {
+			return hs, nil
+		}
+		conn.Close()
+		if !errors.Is(err, errNothingSaid) {
+			return nil, err
+		}
+		s.counters.rejected.Add(1)
+	}
+}
+
+// shake makes the handshake on conn. When it fails, everything but conn has been
+// given back; and a peer whose userfaultfd was received has been killed, since
+// nobody will ever answer its faults.
+func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.Time) (*handshake, error) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	vmm, err := newPeer(conn)
+	if err != nil {
+		return nil, err
+	}
+	received, err := receive(conn, deadline)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	hs := &handshake{conn: conn, peer: vmm, fd: received.fd, mapping: received.mapping}
+	if err == nil && received.mapping.end() > s.image.Size() {
+		err = fmt.Errorf("the guest's memory needs %d bytes, the memory image %s has %d; restore with the image of the same capture",
+			received.mapping.end(), s.imageArg, s.image.Size())
+	}
+	if err == nil {
+		s.mu.Lock()
+		s.vmmPID = vmm.pid
+		s.mu.Unlock()
+		return hs, nil
+	}
+	if hs.fd != nil {
+		err = fmt.Errorf("handshake of process %d: %w", vmm.pid, err)
+		if killErr := vmm.end(killTimeout); killErr != nil {
+			err = fmt.Errorf("%w; and %w", err, killErr)
+		}
+		hs.fd.Close()
+	}
+	vmm.close()
+	return nil, err
+}
+
+// received is the content of a handshake; fd may be set even where it failed.
+type received struct {
+	fd      *uffd.FD
+	mapping *mapping
+}
+
+// receive reads the JSON, in however many pieces it comes, and the one descriptor
+// that travels with it.
+func receive(conn *net.UnixConn, deadline time.Time) (got received, err error) {
+	if err := conn.SetReadDeadline(deadline); err != nil {
+		return got, err
+	}
+	var payload []byte
+	buf := make([]byte, 4096)
+	for {
+		n, fds, err := uffd.ReceiveFDs(conn, buf)
+		if len(fds) > 0 && (len(fds) > 1 || got.fd != nil) {
+			uffd.CloseAll(fds)
+			return got, errors.New("the handshake carries several descriptors, it must be one userfaultfd")
+		}
+		if len(fds) == 1 {
+			if got.fd, err = uffd.NewFD(fds[0]); err != nil {
+				return got, fmt.Errorf("the handshake's descriptor is no userfaultfd: %w", err)
+			}
+		}
+		payload = append(payload, buf[:n]...)
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return got, fmt.Errorf("the VMM connected, but sent no whole handshake in time (%d bytes so far): %w", len(payload), err)
+		case n == 0 && len(payload) == 0 && got.fd == nil:
+			return got, errNothingSaid
+		case n == 0:
+			return got, fmt.Errorf("the VMM closed the connection within its handshake, after %d bytes", len(payload))
+		case len(payload) > maxHandshakeBytes:
+			return got, fmt.Errorf("the handshake is longer than %d bytes", maxHandshakeBytes)
+		}
+		got.mapping, err = parseHandshake(payload)
+		if errors.Is(err, errIncomplete) {
+			continue
+		}
+		if err == nil && got.fd == nil {
+			err = errors.New("the handshake carries no descriptor, it must carry the userfaultfd")
+		}
+		if err == nil {
+			err = conn.SetReadDeadline(time.Time{})
+		}
+		return got, err
+	}
+}

@@ -1,0 +1,61 @@
+package pager
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// takeDirectory makes the pager's directory its own: one pager of a version serves
+// a data directory, and what a dead one left there goes away.
+func (p *Pager) takeDirectory() error {
+	if err := os.MkdirAll(p.socketDir(), 0o700); err != nil {
+		return fmt.Errorf("making the pager's directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(p.dir, "pager.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("the pager's lock: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("a pager of version %s serves %s already; use it, or drain it first", Version(), p.cfg.DataDir)
+		}
+		return fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	stale, err := filepath.Glob(filepath.Join(p.socketDir(), "*.sock"))
+	if err != nil {
+		lock.Close()
+		return err
+	}
+	for _, path := range stale {
+		if err := os.Remove(path); err != nil {
+			lock.Close()
+			return fmt.Errorf("removing a dead pager's socket: %w", err)
+		}
+	}
+	p.lock = lock
+	return nil
+}
+
+// listenPrivate makes a unix socket that only this user may connect to. A socket of
+// that name that a dead pager left behind is replaced.
+func listenPrivate(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	// The directory is closed to others, so nobody could connect in between.
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}

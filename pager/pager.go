@@ -1,0 +1,399 @@
+package pager
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/memimage"
+	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/uffd"
+)
+
+//go:embed VERSION
+var versionFile string
+
+// Version is the version of the pager's runtime code. Pagers of different versions
+// run side by side, each in a directory named by its version.
+func Version() string { return strings.TrimSpace(versionFile) }
+
+// Dir returns where the pager of a version keeps its sockets, below a data
+// directory: {data_dir}/uffd/{version}.
+func Dir(dataDir, version string) string { return filepath.Join(dataDir, "uffd", version) }
+
+// ControlSocket returns the path of a pager's control socket.
+func ControlSocket(dataDir, version string) string {
+	return filepath.Join(Dir(dataDir, version), "control.sock")
+}
+
+// Config is what a pager needs to know. All fields are required but Log.
+type Config struct {
+	// DataDir is the host's data directory, absolute. The pager makes its own
+	// directory in it, with mode 0700.
+	DataDir string
+	// CacheMaxBytes bounds the shared page cache, at least MinCacheBytes.
+	CacheMaxBytes uint64
+	// Log receives what happens to sessions, never single faults. Nil discards.
+	Log *slog.Logger
+}
+
+// MinCacheBytes is the smallest cache that a pager accepts.
+const MinCacheBytes = 1 << 20
+
+// Limits of the registry.
+const (
+	// maxSessions bounds the sessions that are active at once.
+	maxSessions = 4096
+	// maxOver bounds the ended sessions that are remembered. The oldest go first.
+	maxOver = 1024
+)
+
+// sun_path holds 108 bytes with its end, unix(7).
+const maxSocketPath = 107
+
+// Pager serves page faults for any number of sessions. Make one with New, give its
+// Handler to an HTTP server on a unix socket, and Close it.
+//
+// Lock order: mu before session.mu. Neither is held across I/O nor taken on the
+// fault path.
+type Pager struct {
+	cfg        Config
+	dir        string
+	lock       *os.File // of dir; held while the pager lives
+	log        *slog.Logger
+	started    time.Time
+	cache      *pageCache
+	images     memimage.Library // shares one open image among sessions of the same layers
+	sharedHuge *hugePool
+	hugeZeros  []byte
+	past       counters // of sessions that are over
+	closing    sync.Once
+	closeErr   error // of the first Close
+
+	mu       sync.Mutex
+	sessions map[string]*session // by id; protected by mu
+	opening  map[string]bool     // ids of sessions whose image is being opened; protected by mu
+	over     []*session          // those of sessions that are over, oldest first; protected by mu
+	counts   control.SessionCounts
+	draining bool          // protected by mu
+	drained  chan struct{} // closed when draining and nothing is active
+}
+
+// New makes a pager and its directory. It serves nothing yet.
+func New(cfg Config) (*Pager, error) {
+	if !filepath.IsAbs(cfg.DataDir) {
+		return nil, fmt.Errorf("data directory %q is not absolute", cfg.DataDir)
+	}
+	if cfg.CacheMaxBytes < MinCacheBytes {
+		return nil, fmt.Errorf("a page cache of %d bytes is too small; use at least %d", cfg.CacheMaxBytes, MinCacheBytes)
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Pager{
+		cfg: cfg, dir: Dir(cfg.DataDir, Version()), log: cfg.Log, started: time.Now(),
+		sharedHuge: newHugePool(sharedHugeBuffers),
+		sessions:   make(map[string]*session),
+		opening:    make(map[string]bool),
+		drained:    make(chan struct{}),
+	}
+	err := p.takeDirectory()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.lock.Close()
+		}
+	}()
+	if p.cache, err = newPageCache(cfg.CacheMaxBytes); err != nil {
+		return nil, fmt.Errorf("page cache of %d bytes: %w", cfg.CacheMaxBytes, err)
+	}
+	if p.hugeZeros, err = offHeap[byte](pageSize2M); err != nil {
+		p.cache.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Pager) socketDir() string { return filepath.Join(p.dir, "sessions") }
+
+// Create opens a session: its image is open and its socket accepts the VMM when
+// Create returns. Errors are problems.
+func (p *Pager) Create(req control.SessionRequest) (control.Session, error) {
+	if err := req.Validate(); err != nil {
+		return control.Session{}, err
+	}
+	if err := p.admit(req.ID); err != nil {
+		return control.Session{}, err
+	}
+	s, err := p.newSession(req)
+	var listener *net.UnixListener
+	if err == nil {
+		if listener, err = listenPrivate(s.socket); err != nil {
+			p.dismantle(s)
+			err = problem.New(http.StatusInternalServerError, "socket", "look at the pager's directory and its disk", "session socket: %w", err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.opening, req.ID)
+	if err != nil {
+		p.checkDrained()
+		return control.Session{}, err
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	s.cancel = cancel
+	p.forget(req.ID)
+	p.sessions[req.ID] = s
+	p.counts.Created++
+	go func() {
+		s.run(ctx, listener)
+		cancel(nil)
+		p.finish(s)
+		close(s.done)
+	}()
+	return s.describe(), nil
+}
+
+// admit reserves the id of a new session, or says why there can be none.
+func (p *Pager) admit(id string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.draining {
+		return problem.New(http.StatusServiceUnavailable, "draining", "create the session at a newer pager", "the pager is draining and takes no new session")
+	}
+	if s := p.sessions[id]; p.opening[id] || s != nil && !p.isOver(s) {
+		return problem.New(http.StatusConflict, "session_exists", "close it first, or use another id", "session %q exists already", id)
+	}
+	if active := len(p.opening) + len(p.sessions) - len(p.over); active >= maxSessions {
+		return problem.New(http.StatusServiceUnavailable, "too_many_sessions", "close sessions", "%d sessions are active, which is the limit", active)
+	}
+	p.opening[id] = true
+	return nil
+}
+
+func (p *Pager) isOver(s *session) bool { return slices.Contains(p.over, s) }
+
+// forget drops the record of a session that is over. p.mu is held.
+func (p *Pager) forget(id string) {
+	p.over = slices.DeleteFunc(p.over, func(s *session) bool { return s.id == id })
+	delete(p.sessions, id)
+}
+
+func (p *Pager) newSession(req control.SessionRequest) (*session, error) {
+	s := &session{
+		id: req.ID, imageArg: req.Image, state: control.Waiting,
+		socket:  filepath.Join(p.socketDir(), req.ID+".sock"),
+		timeout: time.Duration(req.ConnectTimeoutMS) * time.Millisecond,
+		log:     p.log, sharedHuge: p.sharedHuge, ownHuge: newHugePool(1), hugeZeros: p.hugeZeros,
+		overlays: make(map[uint64][]byte, len(req.Overlays)),
+		done:     make(chan struct{}),
+	}
+	if s.timeout == 0 {
+		s.timeout = 30 * time.Second
+	}
+	if len(s.socket) > maxSocketPath {
+		return nil, problem.New(http.StatusBadRequest, "path_too_long", "use a shorter data directory or session id", "session socket %s is longer than %d bytes", s.socket, maxSocketPath)
+	}
+	img, err := p.images.Open(req.Image)
+	if err != nil {
+		return nil, imageProblem(req.Image, err)
+	}
+	s.image = img
+	if s.layers, err = wrapLayers(img); err != nil {
+		p.dismantle(s)
+		return nil, imageProblem(req.Image, err)
+	}
+	s.source = &source{cache: p.cache, reader: &fileReader{pause: 50 * time.Millisecond, retried: func() { s.counters.readRetries.Add(1) }}}
+	for _, o := range req.Overlays {
+		if o.Offset >= img.Size() {
+			p.dismantle(s)
+			return nil, problem.New(http.StatusBadRequest, "bad_request", "overlay a page of the image", "overlay offset %d is beyond the memory image of %d bytes", o.Offset, img.Size())
+		}
+		page, err := offHeap[byte](control.PageSize)
+		if err != nil {
+			p.dismantle(s)
+			return nil, err
+		}
+		copy(page, o.Data)
+		s.overlays[o.Offset] = page
+	}
+	if s.wake, err = uffd.NewEvent(); err != nil {
+		p.dismantle(s)
+		return nil, problem.New(http.StatusInternalServerError, "resources", "raise the limit of open files", "session %q: %w", req.ID, err)
+	}
+	return s, nil
+}
+
+// imageProblem tells an image that is not there from one that cannot be used.
+func imageProblem(path string, err error) error {
+	status, code := http.StatusUnprocessableEntity, "bad_image"
+	if errors.Is(err, memimage.ErrMissing) {
+		status, code = http.StatusNotFound, "image_missing"
+	}
+	return problem.New(status, code, "", "memory image %s: %w", path, err)
+}
+
+// dismantle gives back what a session holds besides its goroutines.
+func (p *Pager) dismantle(s *session) {
+	for _, page := range s.overlays {
+		freeOffHeap(page)
+	}
+	s.overlays = nil
+	s.ownHuge.close()
+	if s.wake != nil {
+		s.wake.Close() // closed already by a session that ran
+	}
+	if err := s.image.Close(); err != nil {
+		p.log.Error("closing a memory image", "image", s.imageArg, "error", err)
+	}
+}
+
+// finish moves a session whose goroutines are gone to those that are over.
+func (p *Pager) finish(s *session) {
+	p.dismantle(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.past.merge(&s.counters)
+	p.over = append(p.over, s)
+	if s.describe().State == control.Failed {
+		p.counts.Failed++
+	} else {
+		p.counts.Ended++
+	}
+	if len(p.over) > maxOver {
+		p.forget(p.over[0].id)
+	}
+	p.checkDrained()
+}
+
+// CloseSession ends a session: a VMM that is still attached is killed first, since
+// without its session it would freeze at the next absent page. It returns when
+// nothing of the session is left. Closing a session that is over changes nothing.
+func (p *Pager) CloseSession(id string) (control.Session, error) {
+	s, err := p.session(id)
+	if err != nil {
+		return control.Session{}, err
+	}
+	s.cancel(errClosed)
+	<-s.done
+	return s.describe(), nil
+}
+
+func (p *Pager) session(id string) (*session, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sessions[id]; s != nil {
+		return s, nil
+	}
+	return nil, problem.New(http.StatusNotFound, "session_unknown", "list the sessions", "no session %q", id)
+}
+
+// Session describes one session, also one that is over.
+func (p *Pager) Session(id string) (control.Session, error) {
+	s, err := p.session(id)
+	if err != nil {
+		return control.Session{}, err
+	}
+	return s.describe(), nil
+}
+
+// Sessions describes all sessions that are remembered, by id.
+func (p *Pager) Sessions() control.Sessions {
+	p.mu.Lock()
+	all := make([]*session, 0, len(p.sessions))
+	for _, s := range p.sessions {
+		all = append(all, s)
+	}
+	p.mu.Unlock()
+	list := control.Sessions{Sessions: make([]control.Session, len(all))}
+	for i, s := range all {
+		list.Sessions[i] = s.describe()
+	}
+	slices.SortFunc(list.Sessions, func(a, b control.Session) int { return strings.Compare(a.ID, b.ID) })
+	return list
+}
+
+// Drain refuses new sessions from now on. Drained is closed when the last is over.
+func (p *Pager) Drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+	p.checkDrained()
+}
+
+// Drained returns a channel that is closed once a draining pager has no session left.
+func (p *Pager) Drained() <-chan struct{} { return p.drained }
+
+func (p *Pager) checkDrained() {
+	if !p.draining || len(p.opening) > 0 || len(p.sessions) > len(p.over) {
+		return
+	}
+	select {
+	case <-p.drained:
+	default:
+		close(p.drained)
+	}
+}
+
+// Close ends all sessions and gives everything back. Closing twice is harmless.
+func (p *Pager) Close() error {
+	p.closing.Do(func() { p.closeErr = p.close() })
+	return p.closeErr
+}
+
+func (p *Pager) close() error {
+	p.Drain()
+	var errs []error
+	for _, s := range p.Sessions().Sessions {
+		if _, err := p.CloseSession(s.ID); err != nil && !errors.Is(err, &problem.Problem{Code: "session_unknown"}) {
+			errs = append(errs, err)
+		}
+	}
+	<-p.drained
+	p.cache.Close()
+	p.sharedHuge.close()
+	freeOffHeap(p.hugeZeros)
+	p.lock.Close()
+	return errors.Join(errs...)
+}
+
+// Stats describes everything that the pager counts.
+func (p *Pager) Stats() control.PagerStats {
+	var total counters
+	p.mu.Lock()
+	total.merge(&p.past)
+	st := control.PagerStats{Sessions: p.counts}
+	for _, s := range p.sessions {
+		if !p.isOver(s) {
+			total.merge(&s.counters)
+			st.Sessions.Active++
+		}
+	}
+	p.mu.Unlock()
+	st.Total, st.Cache, st.Process = total.stats(), p.cache.stats(), processStats()
+	return st
+}
+
+// Health describes the pager itself.
+func (p *Pager) Health() control.Health {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := control.Health{Status: "ok", Version: Version(), PID: os.Getpid(), Sessions: len(p.sessions) - len(p.over), UptimeMS: time.Since(p.started).Milliseconds()}
+	if p.draining {
+		h.Status = "draining"
+	}
+	return h
+}

@@ -1,0 +1,177 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/faultline-vm/faultline/memimage"
+	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/uffd"
+)
+
+// session is the paging life of one restored VMM. Its states are those of
+// control.State.
+//
+// Three kinds of goroutine work for it: one runs its life (accept, handshake, fault
+// loop, end), one watches for the VMM's exit, and up to maxWorkers read pages that
+// are not in memory.
+//
+// Lock order: order before misses.mu; mu is a leaf and guards nothing that the
+// fault path reads.
+type session struct {
+	id       string
+	socket   string
+	image    *memimage.Image // one use of it
+	layers   []layer         // of image
+	imageArg string          // the path as the request gave it
+	overlays map[uint64][]byte
+	source   *source
+	// Buffers for huge pages: everybody's, one of this session's, and zeros
+	// that are never written, so that the host has no memory for them.
+	sharedHuge, ownHuge *hugePool
+	hugeZeros           []byte
+	log                 *slog.Logger
+	timeout             time.Duration // for connecting and for the handshake
+	wake                *uffd.Event   // ends the fault loop's wait
+	counters            counters
+
+	cancel context.CancelCauseFunc // ends the session; the cause says why
+	done   chan struct{}           // closed when nothing of the session is left but its record
+
+	mu     sync.Mutex
+	state  control.State // protected by mu
+	reason string        // protected by mu
+	vmmPID int           // protected by mu; 0 before a VMM connected
+	guest  *mapping      // protected by mu; nil before the handshake
+
+	// What follows is set before the first fault is served and then read by
+	// the fault loop and the workers only.
+	fd      *uffd.FD
+	mapping *mapping
+	removed removedPages
+	// order makes "read a REMOVE event and mark its pages" and "see that a
+	// page is not marked and install it" exclude each other: without it a
+	// worker could install the image's content behind the zapping of the page.
+	// It is held for writing by the fault loop alone, across one non-blocking
+	// read, and for reading across one install from memory; never across I/O.
+	order  sync.RWMutex
+	misses missQueue
+	parked parkedPages
+}
+
+// errClosed is the cause of a session that was closed on request.
+var errClosed = errors.New("closed on request")
+
+// errVMMExited is the cause of a session whose VMM ended by itself.
+var errVMMExited = errors.New("the VMM exited")
+
+// closing reports whether cause is an ordinary end rather than a failure.
+func closing(cause error) bool { return errors.Is(cause, errClosed) || errors.Is(cause, errVMMExited) }
+
+// run is the life of the session. It returns when everything it held is given back.
+func (s *session) run(ctx context.Context, listener *net.UnixListener) {
+	defer s.wake.Close()
+	// Whatever ends the context must end each wait below.
+	stop := context.AfterFunc(ctx, func() {
+		listener.SetDeadline(time.Unix(1, 0))
+		s.wake.Signal()
+	})
+	defer stop()
+	hs, cause := s.awaitVMM(ctx, listener)
+	if hs == nil {
+		listener.Close()
+		s.over(cause)
+		return
+	}
+	turned := make(chan struct{})
+	go func() {
+		defer close(turned)
+		s.turnAway(listener)
+	}()
+	cause = s.serve(ctx, hs)
+	// A session that can no longer serve must not leave its VMM frozen, and one
+	// that is closed must not leave it without a pager: either way the VMM ends,
+	// and it does so before its userfaultfd is closed here. If that were the last
+	// one, absent pages would read as zeros from then on.
+	if !errors.Is(cause, errVMMExited) {
+		if err := hs.peer.end(killTimeout); err != nil {
+			cause = fmt.Errorf("%w; and %w", cause, err)
+		}
+	}
+	listener.Close()
+	s.over(cause)
+	<-turned
+	s.misses.stop() // after the VMM's end, since it waits for reads in progress
+	hs.close()
+}
+
+// killTimeout bounds the wait for a killed VMM's end.
+const killTimeout = 5 * time.Second
+
+// over makes the end visible.
+func (s *session) over(cause error) {
+	state := control.Failed
+	if closing(cause) {
+		state = control.Ended
+	}
+	s.mu.Lock()
+	s.state, s.reason = state, cause.Error()
+	s.mu.Unlock()
+	s.log.Info("session over", "session", s.id, "state", string(state), "reason", cause.Error())
+}
+
+// serve answers the faults of the VMM until the session ends, and returns why.
+func (s *session) serve(ctx context.Context, hs *handshake) error {
+	s.fd, s.mapping = hs.fd, hs.mapping
+	s.removed = newRemovedPages(hs.mapping.end() / hs.mapping.pageSize)
+	s.misses.init(s)
+	s.mu.Lock()
+	s.guest, s.state = hs.mapping, control.Serving
+	s.mu.Unlock()
+	s.log.Info("serving", "session", s.id, "vmm_pid", hs.peer.pid, "regions", len(hs.mapping.regions), "memory", hs.mapping.size(), "page_size", hs.mapping.pageSize)
+
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if hs.peer.wait() {
+			s.cancel(errVMMExited)
+		}
+	}()
+	err := s.faultLoop(ctx)
+	hs.peer.stopWaiting()
+	<-watched
+	if errors.Is(err, uffd.ErrGone) {
+		err = errVMMExited
+	}
+	return err
+}
+
+// turnAway refuses every connection after the first: a session has one VMM.
+func (s *session) turnAway(listener *net.UnixListener) {
+	listener.SetDeadline(time.Time{})
+	for {
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			return
+		}
+		conn.Close()
+		s.counters.rejected.Add(1)
+		s.log.Warn("connection turned away: the session has its VMM", "session", s.id)
+	}
+}
+
+// describe returns the session as the control API shows it.
+func (s *session) describe() control.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := control.Session{ID: s.id, State: s.state, Reason: s.reason, Socket: s.socket, Image: s.imageArg, VMMPID: s.vmmPID, Stats: s.counters.stats()}
+	if s.guest != nil {
+		d.PageSize, d.Memory, d.Regions = s.guest.pageSize, s.guest.size(), len(s.guest.regions)
+	}
+	return d
+}
