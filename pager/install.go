@@ -2,6 +2,7 @@ package pager
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/faultline-vm/faultline/pager/control"
@@ -33,9 +34,45 @@ const (
 	refused                 // the kernel refuses for now: repeat later
 )
 
-// Errors of an install that may pass: a memory cgroup at its limit, an empty pool
-// of huge pages. They are repeated like EAGAIN, but not for ever.
+// memoryPatience is how long an install is repeated that lacks memory: a memory
+// cgroup at its limit and an empty pool of huge pages may pass.
 const memoryPatience = 10 * time.Second
+
+// outOfMemory has an install repeated, or fails it when it lacks memory for too long.
+func (s *session) outOfMemory(t task, res uffd.Result) (outcome, error) {
+	if time.Since(t.read) < memoryPatience {
+		return refused, nil
+	}
+	return resolved, fmt.Errorf("no memory for a page of %d bytes at offset %d since %v: raise the VMM's memory limit, or the number of huge pages: %w",
+		s.mapping.pageSize, t.offset, memoryPatience, res.Err())
+}
+
+// echoes notices huge pages that are "present" again and again. With an empty pool
+// the kernel answers EEXIST instead of ENOMEM (seen on Linux 6.18): the guest would
+// be woken, fault again, and so on for ever. A page that is there is met once, or a
+// few times by several vCPUs at the same moment.
+//
+// The zero value is ready. mu is a leaf; it is not on the path of 4 KiB pages.
+type echoes struct {
+	mu   sync.Mutex
+	last map[uint64]time.Time // of an EEXIST, by address; protected by mu
+}
+
+// echoWindow is the time within which a second EEXIST of a page is an echo.
+const echoWindow = time.Second
+
+// again records an EEXIST and reports whether it is an echo.
+func (e *echoes) again(address uint64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.last == nil || len(e.last) >= 1024 {
+		e.last = make(map[uint64]time.Time)
+	}
+	now := time.Now()
+	before, seen := e.last[address]
+	e.last[address] = now
+	return seen && now.Sub(before) < echoWindow
+}
 
 // install puts a page into the guest and wakes who waits for it. Where a worker
 // calls, shared must be true: the page is then checked against REMOVE events once
@@ -77,17 +114,16 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 		if err := s.fd.Wake(uffd.Range{Start: t.address, Len: size}); err != nil {
 			return resolved, fmt.Errorf("waking the waiters of address %#x: %w", t.address, err)
 		}
+		if size == pageSize2M && s.echoes.again(t.address) {
+			return s.outOfMemory(t, res)
+		}
 		return resolved, nil
 	case uffd.Again, uffd.Partial:
 		return refused, nil
 	case uffd.Gone:
 		return resolved, uffd.ErrGone
 	case uffd.NoMemory:
-		if time.Since(t.read) < memoryPatience {
-			return refused, nil
-		}
-		return resolved, fmt.Errorf("no memory for a page of %d bytes at offset %d since %v: raise the VMM's memory limit, or the number of huge pages: %w",
-			size, t.offset, memoryPatience, res.Err())
+		return s.outOfMemory(t, res)
 	case uffd.NotRegistered:
 		return resolved, fmt.Errorf("address %#x (offset %d) is not registered with the userfaultfd any more, the VMM changed its memory layout: %w", t.address, t.offset, res.Err())
 	}

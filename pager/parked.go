@@ -25,9 +25,15 @@ const (
 	parkMax = 5 * time.Millisecond
 )
 
+// add parks a page, unless it is parked already; then the older fault counts.
 func (p *parkedPages) add(t task) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, have := range p.tasks {
+		if have.address == t.address {
+			return
+		}
+	}
 	p.tasks = append(p.tasks, t)
 }
 

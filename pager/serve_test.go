@@ -3,10 +3,12 @@ package pager
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/hugepages"
 	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/uffd"
 )
 
 func TestServesEveryPageOfAllRegions(t *testing.T) {
@@ -148,5 +150,25 @@ func TestHugePages(t *testing.T) {
 	}
 	if s.PageSize != pageSize2M || s.Stats.CopiedPages != 3 || s.Stats.ZeroPages != 1 || s.Stats.OverlayPages != 1 || s.Stats.RemovedPages != 1 {
 		t.Errorf("huge pages were counted as %+v", s)
+	}
+}
+
+// With an empty pool of huge pages the kernel answers EEXIST, and waking alone would
+// make guest and pager go round for ever.
+func TestEchoesOfAHugePage(t *testing.T) {
+	var e echoes
+	if e.again(1) || e.again(2) {
+		t.Error("the first EEXIST of a page was taken for an echo")
+	}
+	if !e.again(1) {
+		t.Error("the second EEXIST of a page at once was not taken for an echo")
+	}
+	s := &session{mapping: &mapping{pageSize: pageSize2M}}
+	res := uffd.Result{Status: uffd.Exists}
+	if out, err := s.outOfMemory(task{read: time.Now()}, res); out != refused || err != nil {
+		t.Errorf("an install that lacks memory was not repeated: %v, %v", out, err)
+	}
+	if _, err := s.outOfMemory(task{read: time.Now().Add(-memoryPatience)}, res); err == nil {
+		t.Error("an install that lacks memory is repeated for ever")
 	}
 }

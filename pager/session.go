@@ -62,6 +62,7 @@ type session struct {
 	order  sync.RWMutex
 	misses missQueue
 	parked parkedPages
+	echoes echoes
 }
 
 // errClosed is the cause of a session that was closed on request.
