@@ -13,16 +13,23 @@ import (
 
 // handshake is what a VMM hands over.
 type handshake struct {
-	conn    *net.UnixConn // kept open: a VMM may take its end for the pager's
+	conn    *net.UnixConn // kept open: a VMM may take its end for the pager's; nil if adopted
 	peer    *peer
 	fd      *uffd.FD
 	mapping *mapping
+	pages   *pageJournal
+	adopted bool // from a dead pager
 }
 
 // close gives back what the VMM handed over.
 func (h *handshake) close() {
 	h.fd.Close()
-	h.conn.Close()
+	if h.conn != nil {
+		h.conn.Close()
+	}
+	if h.pages != nil {
+		h.pages.close()
+	}
 	h.peer.close()
 }
 
@@ -69,6 +76,9 @@ func (s *session) awaitVMM(ctx context.Context, listener *net.UnixListener) (*ha
 func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.Time) (*handshake, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if err := s.fail.Hit(pointAccepted); err != nil {
+		return nil, err
+	}
 	vmm, err := newPeer(conn)
 	if err != nil {
 		return nil, err
@@ -83,10 +93,20 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 			received.mapping.end(), s.imageArg, s.image.Size())
 	}
 	if err == nil {
-		s.mu.Lock()
-		s.vmmPID = vmm.pid
-		s.mu.Unlock()
+		err = s.fail.Hit(pointHandshakeRead)
+	}
+	if err == nil {
+		hs.pages, err = s.journal.attach(vmm, hs.mapping)
+	}
+	if err == nil {
+		err = s.fail.Hit(pointJournalWritten)
+	}
+	if err == nil {
+		s.attached(vmm)
 		return hs, nil
+	}
+	if hs.pages != nil {
+		hs.pages.close()
 	}
 	if hs.fd != nil {
 		err = fmt.Errorf("handshake of process %d: %w", vmm.pid, err)
@@ -97,6 +117,13 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 	}
 	vmm.close()
 	return nil, err
+}
+
+// attached makes the VMM known to whoever asks.
+func (s *session) attached(vmm *peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vmmPID, s.vmmStart = vmm.pid, vmm.startTime
 }
 
 // received is the content of a handshake; fd may be set even where it failed.

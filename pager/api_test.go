@@ -166,7 +166,7 @@ func TestDrain(t *testing.T) {
 
 func TestOnePagerPerDirectory(t *testing.T) {
 	p := newTestPager(t, MinCacheBytes)
-	stale := filepath.Join(p.socketDir(), "dead.sock")
+	stale := filepath.Join(p.sessionDir(), "dead.sock")
 	if _, err := New(p.cfg); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("a second pager gave %v", err)
 	}

@@ -13,7 +13,7 @@ import (
 // takeDirectory makes the pager's directory its own: one pager of a version serves
 // a data directory, and what a dead one left there goes away.
 func (p *Pager) takeDirectory() error {
-	if err := os.MkdirAll(p.socketDir(), 0o700); err != nil {
+	if err := os.MkdirAll(p.sessionDir(), 0o700); err != nil {
 		return fmt.Errorf("making the pager's directory: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(p.dir, "pager.lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -27,7 +27,7 @@ func (p *Pager) takeDirectory() error {
 		}
 		return fmt.Errorf("locking %s: %w", lock.Name(), err)
 	}
-	stale, err := filepath.Glob(filepath.Join(p.socketDir(), "*.sock"))
+	stale, err := filepath.Glob(filepath.Join(p.sessionDir(), "*.sock"))
 	if err != nil {
 		lock.Close()
 		return err

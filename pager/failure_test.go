@@ -275,7 +275,7 @@ func TestFailedAndEndedSessionsLeaveNothing(t *testing.T) {
 	if after.OpenFiles > before.OpenFiles+2 || after.Goroutines > before.Goroutines+2 {
 		t.Errorf("20 sessions took open files from %d to %d and goroutines from %d to %d", before.OpenFiles, after.OpenFiles, before.Goroutines, after.Goroutines)
 	}
-	if left, _ := filepath.Glob(filepath.Join(p.socketDir(), "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(p.sessionDir(), "*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if p.images.Len() > 0 {

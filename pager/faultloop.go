@@ -32,7 +32,7 @@ func (s *session) faultLoop(ctx context.Context) error {
 		return err
 	}
 	defer freeOffHeap(scratch)
-	var messages [batch]uffd.Message
+	messages := s.messages
 	for {
 		_, woken, err := s.fd.Wait(s.wake, s.parked.timeout())
 		if err != nil {
@@ -46,8 +46,11 @@ func (s *session) faultLoop(ctx context.Context) error {
 				return err
 			}
 		}
-		n, err := s.readMessages(messages[:])
+		n, err := s.readMessages(messages)
 		if err != nil {
+			return err
+		}
+		if err := s.fail.Hit(pointMessageRead); err != nil {
 			return err
 		}
 		now := time.Now()
@@ -83,7 +86,13 @@ func (s *session) readMessages(messages []uffd.Message) (int, error) {
 		case uffd.UFFD_EVENT_PAGEFAULT:
 		case uffd.UFFD_EVENT_REMOVE:
 			s.counters.removes.Add(1)
+			if err := s.fail.Hit(pointRemoveRead); err != nil {
+				return 0, err
+			}
 			s.markRemoved(m.Remove())
+			if err := s.fail.Hit(pointRemoveMarked); err != nil {
+				return 0, err
+			}
 		default:
 			// Firecracker asks for no other event (1.16), and what an unknown
 			// one means for the memory cannot be known.

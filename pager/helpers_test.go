@@ -15,7 +15,13 @@ import (
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
+// asPager makes the test binary run as the program faultline-pager.
+const asPager = "FAULTLINE_TEST_AS_PAGER"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asPager) != "" {
+		os.Exit(Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
 	faulter.Main()
 	os.Exit(m.Run())
 }

@@ -85,6 +85,9 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 			page = installed{kind: removedPage}
 		}
 	}
+	if err := s.fail.Hit(pointBeforeCopy); err != nil {
+		return resolved, err
+	}
 	var res uffd.Result
 	size := s.mapping.pageSize
 	rest := uffd.Range{Start: t.address, Len: size}
@@ -102,6 +105,9 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 			break
 		}
 		rest.Start, rest.Len = rest.Start+uint64(res.Done), rest.Len-uint64(res.Done)
+	}
+	if err := s.fail.Hit(pointAfterCopy); err != nil {
+		return resolved, err
 	}
 	switch res.Status {
 	case uffd.OK:

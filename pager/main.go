@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/faultline-vm/faultline/internal/failpoint"
 )
 
 const usage = `faultline-pager serves the page faults of microVMs that were restored lazily.
@@ -53,6 +54,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	cfg, err := configure(*dataDir, *cache, *logFormat, flags.Args(), stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "faultline-pager: %v\nrun faultline-pager --help for the arguments\n", err)
+		return 2
+	}
+	if cfg.Failpoints, err = failpoint.Parse(os.Getenv(failpoint.Env), Failpoints()...); err != nil {
+		fmt.Fprintf(stderr, "faultline-pager: %s: %v\n", failpoint.Env, err)
 		return 2
 	}
 	// The fault path makes no garbage. Collecting early what the control API
@@ -110,13 +115,17 @@ func Run(ctx context.Context, cfg Config) error {
 		return errors.Join(fmt.Errorf("control socket: %w", err), p.Close())
 	}
 	defer os.Remove(socket)
+	if err := p.Adopt(); err != nil {
+		return errors.Join(err, listener.Close(), p.Close())
+	}
 	server := &http.Server{Handler: p.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	cfg.Log.Info("pager ready", "version", Version(), "socket", socket, "cache_max_bytes", cfg.CacheMaxBytes)
 	select {
 	case err = <-served:
-		return errors.Join(fmt.Errorf("control API: %w", err), p.Close())
+		// The guests stay as they are: the next pager adopts them.
+		return fmt.Errorf("control API: %w", err)
 	case <-p.Drained():
 	case <-ctx.Done():
 		signal.Reset(syscall.SIGTERM, syscall.SIGINT)

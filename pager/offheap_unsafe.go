@@ -33,3 +33,10 @@ func freeOffHeap[T any](s []T) {
 	// Unmapping a mapping of ours by its own length cannot fail.
 	_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(s)), uintptr(size))
 }
+
+// viewOf returns b as values of a pointer-free type, as many as fit. b is mapped
+// memory, so it is aligned for any of them.
+func viewOf[T any](b []byte) []T {
+	var zero T
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(zero)))
+}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/failpoint"
 	"github.com/faultline-vm/faultline/internal/problem"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -37,7 +38,7 @@ func ControlSocket(dataDir, version string) string {
 	return filepath.Join(Dir(dataDir, version), "control.sock")
 }
 
-// Config is what a pager needs to know. All fields are required but Log.
+// Config is what a pager needs to know. DataDir and CacheMaxBytes are required.
 type Config struct {
 	// DataDir is the host's data directory, absolute. The pager makes its own
 	// directory in it, with mode 0700.
@@ -46,6 +47,8 @@ type Config struct {
 	CacheMaxBytes uint64
 	// Log receives what happens to sessions, never single faults. Nil discards.
 	Log *slog.Logger
+	// Failpoints make the pager fail on purpose, in tests. Nil is none.
+	Failpoints *failpoint.Set
 }
 
 // MinCacheBytes is the smallest cache that a pager accepts.
@@ -127,7 +130,7 @@ func New(cfg Config) (*Pager, error) {
 	return p, nil
 }
 
-func (p *Pager) socketDir() string { return filepath.Join(p.dir, "sessions") }
+func (p *Pager) sessionDir() string { return filepath.Join(p.dir, "sessions") }
 
 // Create opens a session: its image is open and its socket accepts the VMM when
 // Create returns. Errors are problems.
@@ -138,13 +141,10 @@ func (p *Pager) Create(req control.SessionRequest) (control.Session, error) {
 	if err := p.admit(req.ID); err != nil {
 		return control.Session{}, err
 	}
-	s, err := p.newSession(req)
-	var listener *net.UnixListener
-	if err == nil {
-		if listener, err = listenPrivate(s.socket); err != nil {
-			p.dismantle(s)
-			err = problem.New(http.StatusInternalServerError, "socket", "look at the pager's directory and its disk", "session socket: %w", err)
-		}
+	s := p.blankSession(req)
+	listener, err := p.open(s, req)
+	if err != nil {
+		p.dismantle(s)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -159,12 +159,30 @@ func (p *Pager) Create(req control.SessionRequest) (control.Session, error) {
 	p.sessions[req.ID] = s
 	p.counts.Created++
 	go func() {
-		s.run(ctx, listener)
+		s.run(ctx, listener, s.awaitVMM)
 		cancel(nil)
 		p.finish(s)
 		close(s.done)
 	}()
 	return s.describe(), nil
+}
+
+// open prepares a new session until its VMM can connect.
+func (p *Pager) open(s *session, req control.SessionRequest) (*net.UnixListener, error) {
+	if err := p.equip(s, req); err != nil {
+		return nil, err
+	}
+	listener, err := listenPrivate(s.socket)
+	if err == nil {
+		if err = s.journal.begin(req); err != nil {
+			listener.Close()
+			err = errors.Join(err, s.journal.end())
+		}
+	}
+	if err != nil {
+		return nil, problem.New(http.StatusInternalServerError, "storage", "look at the pager's directory and its disk", "session %q: %w", req.ID, err)
+	}
+	return listener, nil
 }
 
 // admit reserves the id of a new session, or says why there can be none.
@@ -192,49 +210,52 @@ func (p *Pager) forget(id string) {
 	delete(p.sessions, id)
 }
 
-func (p *Pager) newSession(req control.SessionRequest) (*session, error) {
+// blankSession returns a session that holds nothing yet.
+func (p *Pager) blankSession(req control.SessionRequest) *session {
 	s := &session{
 		id: req.ID, imageArg: req.Image, state: control.Waiting,
-		socket:  filepath.Join(p.socketDir(), req.ID+".sock"),
+		socket:  filepath.Join(p.sessionDir(), req.ID+".sock"),
+		journal: journal{filepath.Join(p.sessionDir(), req.ID)},
 		timeout: time.Duration(req.ConnectTimeoutMS) * time.Millisecond,
-		log:     p.log, sharedHuge: p.sharedHuge, ownHuge: newHugePool(1), hugeZeros: p.hugeZeros,
+		log:     p.log, fail: p.cfg.Failpoints,
+		sharedHuge: p.sharedHuge, ownHuge: newHugePool(1), hugeZeros: p.hugeZeros,
 		overlays: make(map[uint64][]byte, len(req.Overlays)),
 		done:     make(chan struct{}),
 	}
 	if s.timeout == 0 {
 		s.timeout = 30 * time.Second
 	}
+	return s
+}
+
+// equip gives a session its image, its overlays and what else it needs to serve. What
+// it got before an error, dismantle gives back.
+func (p *Pager) equip(s *session, req control.SessionRequest) (err error) {
 	if len(s.socket) > maxSocketPath {
-		return nil, problem.New(http.StatusBadRequest, "path_too_long", "use a shorter data directory or session id", "session socket %s is longer than %d bytes", s.socket, maxSocketPath)
+		return problem.New(http.StatusBadRequest, "path_too_long", "use a shorter data directory or session id", "session socket %s is longer than %d bytes", s.socket, maxSocketPath)
 	}
-	img, err := p.images.Open(req.Image)
-	if err != nil {
-		return nil, imageProblem(req.Image, err)
+	if s.image, err = p.images.Open(req.Image); err != nil {
+		return imageProblem(req.Image, err)
 	}
-	s.image = img
-	if s.layers, err = wrapLayers(img); err != nil {
-		p.dismantle(s)
-		return nil, imageProblem(req.Image, err)
+	if s.layers, err = wrapLayers(s.image); err != nil {
+		return imageProblem(req.Image, err)
 	}
 	s.source = &source{cache: p.cache, reader: &fileReader{pause: 50 * time.Millisecond, retried: func() { s.counters.readRetries.Add(1) }}}
 	for _, o := range req.Overlays {
-		if o.Offset >= img.Size() {
-			p.dismantle(s)
-			return nil, problem.New(http.StatusBadRequest, "bad_request", "overlay a page of the image", "overlay offset %d is beyond the memory image of %d bytes", o.Offset, img.Size())
+		if o.Offset >= s.image.Size() {
+			return problem.New(http.StatusBadRequest, "bad_request", "overlay a page of the image", "overlay offset %d is beyond the memory image of %d bytes", o.Offset, s.image.Size())
 		}
 		page, err := offHeap[byte](control.PageSize)
 		if err != nil {
-			p.dismantle(s)
-			return nil, err
+			return err
 		}
 		copy(page, o.Data)
 		s.overlays[o.Offset] = page
 	}
 	if s.wake, err = uffd.NewEvent(); err != nil {
-		p.dismantle(s)
-		return nil, problem.New(http.StatusInternalServerError, "resources", "raise the limit of open files", "session %q: %w", req.ID, err)
+		return problem.New(http.StatusInternalServerError, "resources", "raise the limit of open files", "session %q: %w", req.ID, err)
 	}
-	return s, nil
+	return nil
 }
 
 // imageProblem tells an image that is not there from one that cannot be used.
@@ -255,6 +276,9 @@ func (p *Pager) dismantle(s *session) {
 	s.ownHuge.close()
 	if s.wake != nil {
 		s.wake.Close() // closed already by a session that ran
+	}
+	if s.image == nil {
+		return
 	}
 	if err := s.image.Close(); err != nil {
 		p.log.Error("closing a memory image", "image", s.imageArg, "error", err)
@@ -289,6 +313,9 @@ func (p *Pager) CloseSession(id string) (control.Session, error) {
 	}
 	s.cancel(errClosed)
 	<-s.done
+	if err := s.closeStranded(); err != nil {
+		return s.describe(), problem.New(http.StatusInternalServerError, "not_closed", "end the VMM yourself, then close again", "session %q: %w", id, err)
+	}
 	return s.describe(), nil
 }
 

@@ -17,12 +17,10 @@ import "sync/atomic"
 // Pages are numbered through the memory image in units of the guest's page size.
 // Setting needs session.order held for writing; reading needs it held for reading,
 // or the goroutine that sets.
+//
+// The words lie in the session's journal, so that they outlive the process.
 type removedPages struct {
 	words []atomic.Uint64
-}
-
-func newRemovedPages(pages uint64) removedPages {
-	return removedPages{words: make([]atomic.Uint64, (pages+63)/64)}
 }
 
 func (r *removedPages) has(page uint64) bool {

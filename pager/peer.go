@@ -3,18 +3,21 @@ package pager
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/procstat"
 	"golang.org/x/sys/unix"
 )
 
 // peer is the VMM process behind a handshake, held by a pidfd so that neither its
 // end is missed nor a process that got its number later is taken for it.
 type peer struct {
-	pid int
-	fd  *os.File // pidfd, non-blocking, in Go's poller
+	pid       int
+	startTime uint64   // see procstat.Stat
+	fd        *os.File // pidfd, non-blocking, in Go's poller
 }
 
 // newPeer identifies the process at the other end of a unix socket. The kernel
@@ -44,11 +47,41 @@ func newPeer(conn *net.UnixConn) (*peer, error) {
 		unix.Close(pidfd)
 		return nil, errors.New("the process that connected is not visible here; run the pager in the VMM's pid namespace or in one above it")
 	}
-	if err := unix.SetNonblock(pidfd, true); err != nil {
-		unix.Close(pidfd)
-		return nil, fmt.Errorf("pidfd of process %d: %w", cred.Pid, err)
+	return holdPeer(int(cred.Pid), pidfd)
+}
+
+// openPeer finds a process again by its number and start time. The error is
+// errVMMExited when it is gone, or when its number belongs to another process.
+func openPeer(pid int, startTime uint64) (*peer, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, errVMMExited
 	}
-	return &peer{pid: int(cred.Pid), fd: os.NewFile(uintptr(pidfd), fmt.Sprintf("pidfd of %d", cred.Pid))}, nil
+	if err != nil {
+		return nil, fmt.Errorf("opening VMM process %d: %w", pid, err)
+	}
+	p, err := holdPeer(pid, pidfd)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errVMMExited
+	}
+	if err == nil && p.startTime != startTime {
+		p.close()
+		return nil, fmt.Errorf("%w: process %d is a later one of the same number", errVMMExited, pid)
+	}
+	return p, err
+}
+
+// holdPeer makes a peer of a pidfd, which it takes over.
+func holdPeer(pid, pidfd int) (*peer, error) {
+	stat, err := procstat.Read(pid)
+	if err == nil {
+		err = unix.SetNonblock(pidfd, true)
+	}
+	if err != nil {
+		unix.Close(pidfd)
+		return nil, fmt.Errorf("VMM process %d: %w", pid, err)
+	}
+	return &peer{pid: pid, startTime: stat.StartTime, fd: os.NewFile(uintptr(pidfd), fmt.Sprintf("pidfd of %d", pid))}, nil
 }
 
 // wait returns when the process has ended (true) or the peer was closed (false).

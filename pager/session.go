@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/failpoint"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
 	"github.com/faultline-vm/faultline/uffd"
@@ -38,22 +39,27 @@ type session struct {
 	log                 *slog.Logger
 	timeout             time.Duration // for connecting and for the handshake
 	wake                *uffd.Event   // ends the fault loop's wait
+	journal             journal
+	fail                *failpoint.Set // see failpoints.go
 	counters            counters
 
 	cancel context.CancelCauseFunc // ends the session; the cause says why
 	done   chan struct{}           // closed when nothing of the session is left but its record
 
-	mu     sync.Mutex
-	state  control.State // protected by mu
-	reason string        // protected by mu
-	vmmPID int           // protected by mu; 0 before a VMM connected
-	guest  *mapping      // protected by mu; nil before the handshake
+	mu       sync.Mutex
+	state    control.State // protected by mu
+	reason   string        // protected by mu
+	vmmPID   int           // protected by mu; 0 before a VMM connected
+	vmmStart uint64        // protected by mu; set with vmmPID
+	guest    *mapping      // protected by mu; nil before the handshake
 
 	// What follows is set before the first fault is served and then read by
 	// the fault loop and the workers only.
 	fd      *uffd.FD
 	mapping *mapping
-	removed removedPages
+	// messages are where the kernel writes events, in the session's journal.
+	messages []uffd.Message
+	removed  removedPages
 	// order makes "read a REMOVE event and mark its pages" and "see that a
 	// page is not marked and install it" exclude each other: without it a
 	// worker could install the image's content behind the zapping of the page.
@@ -74,8 +80,9 @@ var errVMMExited = errors.New("the VMM exited")
 // closing reports whether cause is an ordinary end rather than a failure.
 func closing(cause error) bool { return errors.Is(cause, errClosed) || errors.Is(cause, errVMMExited) }
 
-// run is the life of the session. It returns when everything it held is given back.
-func (s *session) run(ctx context.Context, listener *net.UnixListener) {
+// run is the life of the session. Arrive waits for the VMM, or takes it over from a
+// dead pager. It returns when everything the session held is given back.
+func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive func(context.Context, *net.UnixListener) (*handshake, error)) {
 	defer s.wake.Close()
 	// Whatever ends the context must end each wait below.
 	stop := context.AfterFunc(ctx, func() {
@@ -83,7 +90,7 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener) {
 		s.wake.Signal()
 	})
 	defer stop()
-	hs, cause := s.awaitVMM(ctx, listener)
+	hs, cause := arrive(ctx, listener)
 	if hs == nil {
 		listener.Close()
 		s.over(cause)
@@ -114,8 +121,14 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener) {
 // killTimeout bounds the wait for a killed VMM's end.
 const killTimeout = 5 * time.Second
 
-// over makes the end visible.
+// over makes the end visible, and drops the journal: there is nothing to adopt any
+// more, unless the VMM waits for a pager that may.
 func (s *session) over(cause error) {
+	if !errors.Is(cause, errStranded) {
+		if err := s.journal.end(); err != nil {
+			s.log.Error("removing a session's journal", "session", s.id, "error", err)
+		}
+	}
 	state := control.Failed
 	if closing(cause) {
 		state = control.Ended
@@ -128,13 +141,17 @@ func (s *session) over(cause error) {
 
 // serve answers the faults of the VMM until the session ends, and returns why.
 func (s *session) serve(ctx context.Context, hs *handshake) error {
-	s.fd, s.mapping = hs.fd, hs.mapping
-	s.removed = newRemovedPages(hs.mapping.end() / hs.mapping.pageSize)
+	s.fd, s.mapping, s.messages, s.removed = hs.fd, hs.mapping, hs.pages.messages, hs.pages.removed
 	s.misses.init(s)
+	if hs.adopted {
+		if err := s.takeUp(); err != nil {
+			return err
+		}
+	}
 	s.mu.Lock()
 	s.guest, s.state = hs.mapping, control.Serving
 	s.mu.Unlock()
-	s.log.Info("serving", "session", s.id, "vmm_pid", hs.peer.pid, "regions", len(hs.mapping.regions), "memory", hs.mapping.size(), "page_size", hs.mapping.pageSize)
+	s.log.Info("serving", "session", s.id, "adopted", hs.adopted, "vmm_pid", hs.peer.pid, "regions", len(hs.mapping.regions), "memory", hs.mapping.size(), "page_size", hs.mapping.pageSize)
 
 	watched := make(chan struct{})
 	go func() {

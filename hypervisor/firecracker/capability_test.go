@@ -86,25 +86,3 @@ func TestBootNeedsByVersion(t *testing.T) {
 		t.Errorf("1.14: %v", err)
 	}
 }
-
-func TestParseStartTime(t *testing.T) {
-	// The name of a program may hold anything.
-	const rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21"
-	for _, name := range []string{"sh", "a b", ") R 1 2", "((", ""} {
-		got, err := parseStartTime("42 (" + name + ")" + rest)
-		if err != nil || got != 777 {
-			t.Errorf("program %q: %d, error %v", name, got, err)
-		}
-	}
-	for _, bad := range []string{"", "42", "42 (sh) S 1 2", "42 (sh" + rest, strings.Replace("42 (sh)"+rest, "777", "x", 1)} {
-		if got, err := parseStartTime(bad); err == nil {
-			t.Errorf("%q: %d", bad, got)
-		}
-	}
-}
-
-func FuzzParseStartTime(f *testing.F) {
-	f.Add("42 (sh) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 777 20 21")
-	f.Add(")")
-	f.Fuzz(func(t *testing.T, stat string) { _, _ = parseStartTime(stat) })
-}

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/procstat"
 )
 
 // process is one running process, ours or an earlier program's, held by a pidfd:
@@ -34,11 +33,12 @@ func hold(pid, pidfd int) (*process, error) {
 		return nil, fmt.Errorf("prepare pidfd of process %d: %w", pid, err)
 	}
 	p := &process{pid: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd"), exited: make(chan struct{})}
-	var err error
-	if p.startTime, err = startTime(pid); err != nil {
+	stat, err := procstat.Read(pid)
+	if err != nil {
 		_ = p.pidfd.Close() // never used
 		return nil, err
 	}
+	p.startTime = stat.StartTime
 	return p, nil
 }
 
@@ -106,30 +106,4 @@ func (p *process) hasExited() bool {
 	default:
 		return false
 	}
-}
-
-// startTime reads when a process started, in clock ticks since the host booted.
-func startTime(pid int) (uint64, error) {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, fmt.Errorf("start time of process %d: %w", pid, err)
-	}
-	ticks, err := parseStartTime(string(stat))
-	if err != nil {
-		return 0, fmt.Errorf("start time of process %d: %w", pid, err)
-	}
-	return ticks, nil
-}
-
-// parseStartTime finds field 22 of /proc/<pid>/stat (proc_pid_stat(5)). Field 2,
-// the program's name, stands in parentheses and may hold anything, spaces and
-// parentheses included: what follows the last one is counted.
-func parseStartTime(stat string) (uint64, error) {
-	behind := strings.LastIndexByte(stat, ')') + 1
-	fields := strings.Fields(stat[behind:])
-	const startTimeField = 22 - 3 // fields 1 and 2 are cut off, and counting starts at 1
-	if behind == 0 || len(fields) <= startTimeField {
-		return 0, errors.New("malformed /proc/<pid>/stat")
-	}
-	return strconv.ParseUint(fields[startTimeField], 10, 64)
 }

@@ -60,22 +60,25 @@ type Overlay struct {
 //
 //	waiting ─▶ serving ─▶ ended
 //	   └──────────┴─────▶ failed
+//	adopting ─▶ waiting, serving, ended or failed
 //
 // A session waits for its VMM to connect and to hand its userfaultfd over, serves
 // until the VMM is gone or the session is closed, and has then ended. It fails
-// when it can no longer serve every page right; its VMM has then been killed.
+// when it can no longer serve every page right; its VMM has then been killed. A
+// pager that starts finds the sessions of a dead one adopting.
 type State string
 
 // The states of a session.
 const (
-	Waiting State = "waiting"
-	Serving State = "serving"
-	Ended   State = "ended"
-	Failed  State = "failed"
+	Adopting State = "adopting"
+	Waiting  State = "waiting"
+	Serving  State = "serving"
+	Ended    State = "ended"
+	Failed   State = "failed"
 )
 
 // Active reports whether the session holds resources.
-func (s State) Active() bool { return s == Waiting || s == Serving }
+func (s State) Active() bool { return s == Adopting || s == Waiting || s == Serving }
 
 // Session describes one session.
 type Session struct {

@@ -1,0 +1,211 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/uffd"
+)
+
+// errStranded is the cause of a session that cannot be adopted for a reason that
+// may be mended, a missing permission. Its VMM is left frozen and its journal
+// stays: a pager that is started with the permission adopts it.
+var errStranded = errors.New("the VMM is frozen meanwhile; mend it and restart the pager, or close the session, which ends the VMM")
+
+// Adopt takes over the sessions that a dead pager of this version left in this data
+// directory, and returns when it has begun; the sessions are adopting until they
+// serve. Call it once, before new sessions are created.
+//
+// The VMM keeps its userfaultfd open for life (Firecracker since 1.12), so its
+// memory was frozen, and nothing was lost, while there was no pager.
+func (p *Pager) Adopt() error {
+	entries, err := os.ReadDir(p.sessionDir())
+	if err != nil {
+		return fmt.Errorf("looking for sessions to adopt: %w", err)
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() || !control.ValidID(entry.Name()) {
+			continue
+		}
+		p.adopt(entry.Name())
+	}
+	return nil
+}
+
+// adopt registers one session and starts its life.
+func (p *Pager) adopt(id string) {
+	j := journal{filepath.Join(p.sessionDir(), id)}
+	found, err := j.load()
+	if errors.Is(err, fs.ErrNotExist) {
+		// Its creation never ended; nobody was told of it.
+		if err := j.end(); err != nil {
+			p.log.Error("removing an unfinished journal", "session", id, "error", err)
+		}
+		return
+	}
+	if err == nil && found.request.ID != id {
+		err = fmt.Errorf("journal in %s belongs to session %q", j.dir, found.request.ID)
+	}
+	found.request.ID = id // whatever it says, these are the names to be cleaned up
+	s := p.blankSession(found.request)
+	s.state = control.Adopting
+	ctx, cancel := context.WithCancelCause(context.Background())
+	s.cancel = cancel
+	p.mu.Lock()
+	p.sessions[id] = s
+	p.counts.Created++
+	p.mu.Unlock()
+	go func() {
+		p.readopt(ctx, s, found, err)
+		cancel(nil)
+		p.finish(s)
+		close(s.done)
+	}()
+}
+
+// readopt is the life of an adopted session. Err is what is wrong with its journal.
+func (p *Pager) readopt(ctx context.Context, s *session, found saved, err error) {
+	if found.attached {
+		s.mu.Lock()
+		s.vmmPID, s.vmmStart = found.pid, found.start
+		s.mu.Unlock()
+	}
+	if err == nil {
+		err = p.equip(s, found.request)
+	}
+	var listener *net.UnixListener
+	if err == nil {
+		listener, err = listenPrivate(s.socket)
+	}
+	if err != nil {
+		s.over(s.abandon(found, fmt.Errorf("cannot be adopted: %w", err)))
+		return
+	}
+	arrive := s.awaitVMM
+	if found.attached {
+		arrive = func(ctx context.Context, _ *net.UnixListener) (*handshake, error) {
+			hs, err := s.reattach(found)
+			if err != nil && !errors.Is(err, errVMMExited) {
+				err = s.abandon(found, fmt.Errorf("cannot be adopted: %w", err))
+			}
+			return hs, err
+		}
+	} else {
+		s.mu.Lock()
+		s.state = control.Waiting
+		s.mu.Unlock()
+	}
+	s.run(ctx, listener, arrive)
+}
+
+// reattach gets the userfaultfd from the VMM, which still has it.
+func (s *session) reattach(found saved) (hs *handshake, err error) {
+	if found.mapping.end() > s.image.Size() {
+		return nil, fmt.Errorf("the guest's memory needs %d bytes, the memory image has %d", found.mapping.end(), s.image.Size())
+	}
+	hs = &handshake{mapping: found.mapping, adopted: true}
+	if hs.peer, err = openPeer(found.pid, found.start); err != nil {
+		return nil, err
+	}
+	if hs.pages, err = s.journal.openPages(found.mapping, false); err != nil {
+		hs.peer.close()
+		return nil, err
+	}
+	if hs.fd, err = findUserfaultfd(hs.peer); err != nil {
+		hs.pages.close()
+		hs.peer.close()
+		return nil, err
+	}
+	return hs, nil
+}
+
+// findUserfaultfd takes a copy of the VMM's one userfaultfd.
+func findUserfaultfd(vmm *peer) (*uffd.FD, error) {
+	numbers, err := uffd.Find(vmm.pid)
+	switch {
+	case errors.Is(err, uffd.ErrGone):
+		return nil, errVMMExited
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w; the pager needs CAP_SYS_PTRACE, or the VMM's user: %w", err, errStranded)
+	case err != nil:
+		return nil, err
+	case len(numbers) == 0:
+		return nil, fmt.Errorf("process %d has no userfaultfd any more; it runs another program, or is no Firecracker that keeps it (1.12 or later)", vmm.pid)
+	case len(numbers) > 1:
+		return nil, fmt.Errorf("process %d has %d userfaultfds, and which is the guest's cannot be told", vmm.pid, len(numbers))
+	}
+	fd, err := uffd.Adopt(int(vmm.fd.Fd()), numbers[0])
+	switch {
+	case errors.Is(err, uffd.ErrGone):
+		return nil, errVMMExited
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w; %w", err, errStranded)
+	}
+	return fd, err
+}
+
+// abandon ends the VMM of a session that can never be served again, so that it is
+// not left frozen. It leaves alone what may be mended, and a process that holds no
+// guest. It returns cause with what became of the VMM.
+func (s *session) abandon(found saved, cause error) error {
+	if errors.Is(cause, errStranded) || !found.attached {
+		return cause
+	}
+	vmm, err := openPeer(found.pid, found.start)
+	if errors.Is(err, errVMMExited) {
+		return err
+	}
+	if err == nil {
+		defer vmm.close()
+		if numbers, findErr := uffd.Find(vmm.pid); findErr == nil && len(numbers) == 0 {
+			return cause
+		}
+		err = vmm.end(killTimeout)
+	}
+	if err != nil {
+		return fmt.Errorf("%w; and %w", cause, err)
+	}
+	return cause
+}
+
+// takeUp continues where the dead pager stopped: it marks the pages of REMOVE events
+// that were read, and wakes every range once, so that faults which the dead pager
+// had read come again.
+func (s *session) takeUp() error {
+	for i := range s.messages {
+		if m := &s.messages[i]; m.Event() == uffd.UFFD_EVENT_REMOVE {
+			s.markRemoved(m.Remove())
+		}
+	}
+	for _, r := range s.mapping.regions {
+		if err := s.fd.Wake(uffd.Range{Start: r.start, Len: r.size}); err != nil {
+			return fmt.Errorf("waking the guest after adoption: %w", err)
+		}
+	}
+	return nil
+}
+
+// closeStranded ends the VMM of a session that could not be adopted, and drops the
+// journal.
+func (s *session) closeStranded() error {
+	s.mu.Lock()
+	pid, start := s.vmmPID, s.vmmStart
+	s.mu.Unlock()
+	if pid != 0 {
+		vmm, err := openPeer(pid, start)
+		if err == nil {
+			err = vmm.end(killTimeout)
+			vmm.close()
+		}
+		if err != nil && !errors.Is(err, errVMMExited) {
+			return err
+		}
+	}
+	return s.journal.end()
+}
