@@ -1,7 +1,9 @@
 package lint
 
 import (
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -22,11 +24,11 @@ func TestPagerDependencies(t *testing.T) {
 	list.Env = append(os.Environ(), "CGO_ENABLED=0")
 	output, err := list.Output()
 	if err != nil {
-		var stderr []byte
-		if exit, ok := err.(*exec.ExitError); ok {
-			stderr = exit.Stderr
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
-		t.Fatalf("list the packages of the pager: %v: %s", err, stderr)
+		t.Fatalf("list the packages of the pager: %v", err)
 	}
 	linked := strings.Fields(string(output))
 	slices.Sort(linked)

@@ -54,6 +54,7 @@ func report(ctx context.Context, args []string, stdin io.Reader, stdout, stderr 
 
 	t := newTally(stdout)
 	if len(suites) == 0 {
+		t.suite = "standard input"
 		if err := t.read(stdin); err != nil {
 			t.fail("reading standard input", err)
 		}

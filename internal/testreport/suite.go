@@ -67,6 +67,7 @@ func (s suite) skip(ctx context.Context, goCommand string, t *tally, compiler st
 	if err != nil {
 		return fmt.Errorf("list the packages of the race run: %w", err)
 	}
+	t.suite = s.name
 	fmt.Fprintf(t.out, "=== %s: SKIPPED: %s\n", s.name, reason)
 	for _, pkg := range strings.Fields(string(output)) {
 		t.skip(pkg, reason)

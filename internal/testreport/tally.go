@@ -32,6 +32,9 @@ type test struct {
 	failed   int // children that failed
 }
 
+// skips are the names of skipped tests, each with the runs that skipped it.
+type skips map[string][]string
+
 // counts are the results of one package.
 type counts struct{ passed, failed, skipped int }
 
@@ -45,12 +48,12 @@ type tally struct {
 	running  map[testKey]*test
 	packages map[testKey]*counts // by suite and package, test is ""
 	loose    map[string][]string // output of packages outside of tests
-	reasons  map[string][]string // names of skipped tests by reason
+	reasons  map[string]skips    // skipped tests by reason
 }
 
 func newTally(out io.Writer) *tally {
 	return &tally{out: out, running: map[testKey]*test{}, packages: map[testKey]*counts{},
-		loose: map[string][]string{}, reasons: map[string][]string{}}
+		loose: map[string][]string{}, reasons: map[string]skips{}}
 }
 
 // read takes the output of go test -json until its end. Lines that are not JSON
@@ -112,7 +115,7 @@ func (t *tally) addTest(e event) {
 	case "skip":
 		if state.children == 0 {
 			count.skipped++
-			t.skip(t.name(key), reason(state.output))
+			t.skip(key.pkg+" "+key.test, reason(state.output))
 		}
 		delete(t.running, key)
 	case "fail":
@@ -200,15 +203,15 @@ func (t *tally) count(pkg string) *counts {
 }
 
 func (t *tally) name(key testKey) string {
-	if key.suite == "" {
-		return key.pkg + " " + key.test
-	}
 	return fmt.Sprintf("%s %s (%s)", key.pkg, key.test, key.suite)
 }
 
 func (t *tally) skip(name, reason string) {
 	t.skipped++
-	t.reasons[reason] = append(t.reasons[reason], name)
+	if t.reasons[reason] == nil {
+		t.reasons[reason] = skips{}
+	}
+	t.reasons[reason][name] = append(t.reasons[reason][name], t.suite)
 }
 
 // fail counts a failure that no test reported.
@@ -225,8 +228,8 @@ func (t *tally) summary() {
 	for _, why := range slices.Sorted(maps.Keys(t.reasons)) {
 		names := t.reasons[why]
 		fmt.Fprintf(t.out, "  %s\n", why)
-		for _, name := range slices.Sorted(slices.Values(names)) {
-			fmt.Fprintf(t.out, "    %s\n", name)
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			fmt.Fprintf(t.out, "    %s (%s)\n", name, strings.Join(names[name], ", "))
 		}
 	}
 	if t.passed+t.failed == 0 {

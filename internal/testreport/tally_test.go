@@ -57,6 +57,15 @@ func TestD(t *testing.T) { t.SkipNow() }`},
 			says: []string{"  no widget; buy one\n    example.test/m/a TestB (s)\n    example.test/m/a TestC/x (s)\n", "  no reason given\n"},
 		},
 		{
+			name: "a test that is skipped in two runs counts twice and is listed once",
+			files: map[string]string{"a/a_test.go": "package a\n" + header + `
+func TestA(t *testing.T) {}
+func TestB(t *testing.T) { t.Skip("no widget; buy one") }`},
+			args: []string{"-run", "s: ./...", "-run", "again: ./..."},
+			code: 0, last: "2 passed, 0 failed, 2 skipped",
+			says: []string{"    example.test/m/a TestB (s, again)\n"},
+		},
+		{
 			name: "a failing subtest counts once and is shown",
 			files: map[string]string{"a/a_test.go": "package a\n" + header + `
 func TestA(t *testing.T) { t.Run("x", func(t *testing.T) { t.Error("it is wrong") }) }`},

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// faultline runs one command and returns its exit code and output.
+func faultline(args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = Main(args, strings.NewReader(""), &out, &err)
+	return code, out.String(), err.String()
+}
+
+func TestVersion(t *testing.T) {
+	if code, out, _ := faultline("version"); code != exitOK || out != "faultline dev\n" {
+		t.Errorf("code %d, output %q", code, out)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{nil, {"--help"}, {"demo", "--help"}} {
+		code, out, stderr := faultline(args...)
+		if code != exitOK || !strings.Contains(out, "Usage: faultline") || stderr != "" {
+			t.Errorf("%q: code %d, output %q, errors %q", args, code, out, stderr)
+		}
+	}
+	_, out, _ := faultline("demo", "--help")
+	for _, flag := range []string{"--forks", "--mem", "--working-set", "--hypervisor", "--backend", "--json"} {
+		if !strings.Contains(out, flag) {
+			t.Errorf("the help of demo lacks %s", flag)
+		}
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		says string
+	}{
+		"unknown command":    {[]string{"dance"}, "dance"},
+		"unknown flag":       {[]string{"demo", "--spoons"}, "--spoons"},
+		"unknown hypervisor": {[]string{"demo", "--hypervisor", "qemu"}, "--hypervisor"},
+		"no size":            {[]string{"demo", "--mem", "much"}, "write it like 256MiB"},
+		"a missing kernel":   {[]string{"demo", "--kernel", "no/such/file"}, "no/such/file"},
+		"an argument":        {[]string{"version", "please"}, "please"},
+	}
+	for name, test := range tests {
+		code, out, stderr := faultline(test.args...)
+		if code != exitUsage || out != "" || !strings.Contains(stderr, test.says) || !strings.Contains(stderr, "--help") {
+			t.Errorf("%s: code %d, output %q, errors %q", name, code, out, stderr)
+		}
+	}
+}
+
+func TestDemoRefusesBadValues(t *testing.T) {
+	code, out, stderr := faultline("demo", "--forks", "0", "--mem", "1000000B", "--backend", "file", "--huge-pages")
+	if code != exitFailed || out != "" {
+		t.Errorf("code %d, output %q", code, out)
+	}
+	for _, want := range []string{"0 forks", "whole MiB", "backend uffd"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("errors %q lack %q", stderr, want)
+		}
+	}
+}
+
+func TestPagerThatIsNotThere(t *testing.T) {
+	dir := t.TempDir()
+	for _, command := range []string{"sessions", "stats", "drain"} {
+		code, out, stderr := faultline("pager", command, "--data-dir", dir)
+		if code != exitFailed || out != "" || !strings.Contains(stderr, dir) {
+			t.Errorf("%s: code %d, output %q, errors %q", command, code, out, stderr)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]size{"256MiB": 256 << 20, "1 GiB": 1 << 30, "4096": 4096, "2MB": 2_000_000} {
+		var got size
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%q is %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "many", "-1MiB", "99999999999999999999"} {
+		var got size
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %d", text, got)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/faultline-vm/faultline/pager/client"
+	"github.com/faultline-vm/faultline/pager/supervisor"
+)
+
+const pagerName = "faultline-pager"
+
+// startPager starts the pager and returns what stops it. With the backend file
+// there is none.
+func (d *demo) startPager(ctx context.Context) (*client.Client, func() error, error) {
+	if d.cfg.Backend == File {
+		return nil, func() error { return nil }, nil
+	}
+	binary, err := FindPager(d.cfg.PagerBinary)
+	if err != nil {
+		return nil, nil, err
+	}
+	process, err := supervisor.Start(ctx, supervisor.Options{Binary: binary, DataDir: d.dir})
+	if err != nil {
+		return nil, nil, fmt.Errorf("start the pager: %w", err)
+	}
+	endWatch := d.watch(ctx, process.Client)
+	stop := func() error {
+		endWatch()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+		defer cancel()
+		return process.Stop(ctx)
+	}
+	return process.Client, stop, nil
+}
+
+// watch starts the configuration's watcher of the pager and returns what ends it.
+func (d *demo) watch(ctx context.Context, pager *client.Client) (end func()) {
+	if d.cfg.WatchPager == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.cfg.WatchPager(ctx, pager)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// FindPager returns the path of the pager: the configured one, else where a build
+// or an installation puts it, which is beside this program or on PATH.
+func FindPager(configured string) (string, error) {
+	if configured != "" {
+		return configured, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), pagerName)
+		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath(pagerName)
+	if err != nil {
+		return "", errors.New("no " + pagerName + " beside this program or on PATH: run make build")
+	}
+	return filepath.Abs(path)
+}
