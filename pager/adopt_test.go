@@ -255,7 +255,10 @@ func TestSpoiltJournals(t *testing.T) {
 		{"another format", edit(requestFile, func(v map[string]any) { v["format"] = 99 }), control.Failed, "format 99", false},
 		{"reused pid", edit(attachmentFile, func(v map[string]any) { v["start_time"] = 12345 }), control.Ended, "same number", false},
 		{"no such process", edit(attachmentFile, func(v map[string]any) { v["pid"] = 1 << 22 }), control.Ended, "exited", false},
-		{"image gone", edit(requestFile, func(v map[string]any) { v["request"].(map[string]any)["image"] = "/nowhere/memory.json" }), control.Failed, "/nowhere/memory.json", true},
+		{"image gone", func(dir string) error {
+			gone := func(v map[string]any) { v["request"].(map[string]any)["image"] = "/nowhere/memory.json" }
+			return errors.Join(edit(requestFile, gone)(dir), os.RemoveAll(filepath.Join(dir, imageDir)))
+		}, control.Failed, "/nowhere/memory.json", true},
 		{"overlapping regions", edit(attachmentFile, func(v map[string]any) {
 			regions := v["regions"].([]any)
 			v["regions"] = append(regions, regions[0])
@@ -302,6 +305,30 @@ func TestSpoiltJournals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The owner of an image may remove his names while a session uses it; the session has
+// names of its own, and so has the pager that adopts it.
+func TestAdoptionWithoutTheImagesOwner(t *testing.T) {
+	dir := shortDir(t)
+	manifest, model := sealed(t, 64, 1, everyPage)
+	p := startPager(t, dir, "")
+	s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmm := startFaulter(t, pagesOf(64))
+	if err := vmm.Handshake(s.Socket); err != nil {
+		t.Fatal(err)
+	}
+	p.session(t, "a", control.Serving)
+	p.kill()
+	if err := os.RemoveAll(filepath.Dir(manifest)); err != nil {
+		t.Fatal(err)
+	}
+	p = startPager(t, dir, "")
+	p.session(t, "a", control.Serving)
+	wantMemory(t, vmm, model)
 }
 
 // over waits for the end of a session.

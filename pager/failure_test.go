@@ -75,6 +75,21 @@ func TestSlowReadDelaysNobodyElse(t *testing.T) {
 	if _, err := slow.Read(20*4096, 20*4096); err != nil {
 		t.Fatal(err)
 	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		s, err := p.Session("slow")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Stalled && s.OldestFaultMS >= control.StallLimit.Milliseconds() {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("guests wait for pages, and the session says %+v", s)
+		}
+	}
+	if s, _ := p.Session("other"); s.Stalled {
+		t.Errorf("another session is stalled: %+v", s)
+	}
 	if err := slow.Remove(60*4096, 4096); err != nil {
 		t.Fatal(err)
 	}

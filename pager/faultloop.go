@@ -54,6 +54,7 @@ func (s *session) faultLoop(ctx context.Context) error {
 			return err
 		}
 		now := time.Now()
+		s.turn.Store(now.UnixNano())
 		for i := range messages[:n] {
 			if m := &messages[i]; m.Event() == uffd.UFFD_EVENT_PAGEFAULT {
 				s.counters.faults.Add(1)
@@ -69,6 +70,7 @@ func (s *session) faultLoop(ctx context.Context) error {
 		if err := s.misses.failure(); err != nil {
 			return err
 		}
+		s.turn.Store(0)
 	}
 }
 

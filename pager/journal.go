@@ -11,14 +11,16 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
 	"github.com/faultline-vm/faultline/uffd"
 	"golang.org/x/sys/unix"
 )
 
 // journal is what of a session outlives the pager's process: a directory
-// sessions/<id> with three files, each there from its moment on.
+// sessions/<id>, whose parts are there each from its moment on.
 //
+//	image/         names of the session's own for the image's files (hard links)
 //	request.json   what the session was created with, before its socket accepts
 //	pages          page state and the messages being handled, mapped and shared
 //	attached.json  the VMM and its memory, before the first fault is answered
@@ -58,17 +60,57 @@ const (
 	requestFile    = "request.json"
 	attachmentFile = "attached.json"
 	pagesFile      = "pages"
+	imageDir       = "image"
 )
 
 // begin makes the journal of a new session.
-func (j journal) begin(req control.SessionRequest) error {
+func (j journal) begin(req control.SessionRequest, img *memimage.Image) error {
 	if err := os.RemoveAll(j.dir); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if err := os.Mkdir(j.dir, 0o700); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	if err := j.linkImage(req.Image, img.Manifest()); err != nil {
+		return err
+	}
 	return j.write(requestFile, savedRequest{journalFormat, req})
+}
+
+// linkImage gives the session names of its own for the image, so that a later pager
+// finds it though its first owner removed his. Where hard links are impossible (the
+// image is on another filesystem, or another user's) there is no image here, and a
+// later pager needs the path of the request; copying memory for it would cost more
+// than a session is worth.
+func (j journal) linkImage(manifest string, m memimage.Manifest) error {
+	dir := filepath.Join(j.dir, imageDir)
+	if err := os.MkdirAll(filepath.Join(dir, memimage.LayersDir), 0o700); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	for _, l := range m.Layers {
+		for _, name := range []string{l.File, l.Index} {
+			if os.Link(filepath.Join(filepath.Dir(manifest), name), filepath.Join(dir, name)) != nil {
+				return os.RemoveAll(dir)
+			}
+		}
+	}
+	data, err := m.Encode()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, memimage.ManifestName), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// image returns the path of the session's own manifest, or "" if it has none.
+func (j journal) image() string {
+	path := filepath.Join(j.dir, imageDir, memimage.ManifestName)
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
 }
 
 // attach records the VMM. Behind it everything is there that adoption needs.

@@ -119,6 +119,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return errors.Join(err, listener.Close(), p.Close())
 	}
 	server := &http.Server{Handler: p.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	watching, stopWatching := context.WithCancel(context.Background())
+	defer stopWatching()
+	go p.watch(watching)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	cfg.Log.Info("pager ready", "version", Version(), "socket", socket, "cache_max_bytes", cfg.CacheMaxBytes)

@@ -31,12 +31,13 @@ type missQueue struct {
 	s       *session
 	mu      sync.Mutex
 	work    sync.Cond
-	tasks   []task // protected by mu; a ring
-	head, n int    // protected by mu; first task and number of tasks in the ring
-	idle    int    // protected by mu
-	workers int    // protected by mu
-	stopped bool   // protected by mu
-	err     error  // protected by mu; the first failure
+	tasks   []task                // protected by mu; a ring
+	head, n int                   // protected by mu; first task and number of tasks in the ring
+	idle    int                   // protected by mu
+	workers int                   // protected by mu
+	busy    [maxWorkers]time.Time // when the fault was read that each worker answers, or zero; protected by mu
+	stopped bool                  // protected by mu
+	err     error                 // protected by mu; the first failure
 	running sync.WaitGroup
 }
 
@@ -63,14 +64,15 @@ func (q *missQueue) put(t task) {
 	case q.workers < maxWorkers:
 		q.workers++
 		q.running.Add(1)
-		go q.run()
+		go q.run(q.workers - 1)
 	}
 }
 
-// take waits for a task. It returns false when the queue was stopped.
-func (q *missQueue) take() (task, bool) {
+// take waits for a task for a worker. It returns false when the queue was stopped.
+func (q *missQueue) take(worker int) (task, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.busy[worker] = time.Time{}
 	q.idle++
 	for q.n == 0 && !q.stopped {
 		q.work.Wait()
@@ -82,7 +84,30 @@ func (q *missQueue) take() (task, bool) {
 	t := q.tasks[q.head]
 	q.head = (q.head + 1) % len(q.tasks)
 	q.n--
+	q.busy[worker] = t.read
 	return t, true
+}
+
+// oldest returns when the oldest fault was read that the queue has not answered, and
+// the zero time if there is none.
+func (q *missQueue) oldest() (oldest time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, read := range q.busy[:q.workers] {
+		oldest = earlier(oldest, read)
+	}
+	for i := range q.n {
+		oldest = earlier(oldest, q.tasks[(q.head+i)%len(q.tasks)].read)
+	}
+	return oldest
+}
+
+// earlier returns the earlier of two times, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // stop ends the workers and waits for the reads in progress.
@@ -109,14 +134,14 @@ func (q *missQueue) fail(err error) {
 	}
 }
 
-// run is a worker.
-func (q *missQueue) run() {
+// run is a worker; number is its place in busy.
+func (q *missQueue) run(number int) {
 	defer q.running.Done()
 	s := q.s
 	scratch, err := offHeap[byte](control.PageSize)
 	defer freeOffHeap(scratch)
 	for err == nil {
-		t, ok := q.take()
+		t, ok := q.take(number)
 		if !ok {
 			return
 		}

@@ -47,6 +47,16 @@ func (p *parkedPages) timeout() time.Duration {
 	return min(parkMin<<min(p.tries, 10), parkMax)
 }
 
+// oldest returns when the oldest fault was read that is parked, or the zero time.
+func (p *parkedPages) oldest() (oldest time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range p.tasks {
+		oldest = earlier(oldest, t.read)
+	}
+	return oldest
+}
+
 // take returns what is parked and empties it. The slice is valid until the next call.
 func (p *parkedPages) take() []task {
 	p.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/failpoint"
@@ -52,6 +53,8 @@ type session struct {
 	vmmPID   int           // protected by mu; 0 before a VMM connected
 	vmmStart uint64        // protected by mu; set with vmmPID
 	guest    *mapping      // protected by mu; nil before the handshake
+	// isStranded: see stranded; protected by mu.
+	isStranded bool
 
 	// What follows is set before the first fault is served and then read by
 	// the fault loop and the workers only.
@@ -69,6 +72,7 @@ type session struct {
 	misses missQueue
 	parked parkedPages
 	echoes echoes
+	turn   atomic.Int64 // when the fault loop began to answer a batch, or 0 while it waits
 }
 
 // errClosed is the cause of a session that was closed on request.
@@ -134,7 +138,7 @@ func (s *session) over(cause error) {
 		state = control.Ended
 	}
 	s.mu.Lock()
-	s.state, s.reason = state, cause.Error()
+	s.state, s.reason, s.isStranded = state, cause.Error(), errors.Is(cause, errStranded)
 	s.mu.Unlock()
 	s.log.Info("session over", "session", s.id, "state", string(state), "reason", cause.Error())
 }
@@ -169,6 +173,14 @@ func (s *session) serve(ctx context.Context, hs *handshake) error {
 	return err
 }
 
+// stranded reports whether the session is over, but its VMM waits for a pager that
+// may adopt it.
+func (s *session) stranded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isStranded
+}
+
 // turnAway refuses every connection after the first: a session has one VMM.
 func (s *session) turnAway(listener *net.UnixListener) {
 	listener.SetDeadline(time.Time{})
@@ -190,6 +202,10 @@ func (s *session) describe() control.Session {
 	d := control.Session{ID: s.id, State: s.state, Reason: s.reason, Socket: s.socket, Image: s.imageArg, VMMPID: s.vmmPID, Stats: s.counters.stats()}
 	if s.guest != nil {
 		d.PageSize, d.Memory, d.Regions = s.guest.pageSize, s.guest.size(), len(s.guest.regions)
+	}
+	if s.state == control.Serving {
+		oldest := s.oldestFault()
+		d.OldestFaultMS, d.Stalled = oldest.Milliseconds(), oldest > control.StallLimit
 	}
 	return d
 }

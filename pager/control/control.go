@@ -10,22 +10,21 @@
 package control
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/internal/strictjson"
 )
 
 // Limits of the control API.
 const (
 	// MaxBody is the size of the largest request body that is read.
-	MaxBody = 1 << 20
+	MaxBody = strictjson.MaxBody
 	// MaxOverlays is the largest number of overlay pages of one session.
 	MaxOverlays = 64
 	// PageSize is the size of an overlay page in bytes, whatever the size of
@@ -96,8 +95,16 @@ type Session struct {
 	PageSize uint64 `json:"page_size,omitempty"`
 	Memory   uint64 `json:"memory_bytes,omitempty"`
 	Regions  int    `json:"regions,omitempty"`
-	Stats    Stats  `json:"stats"`
+	// Stalled tells that a fault has waited longer than StallLimit.
+	Stalled bool `json:"stalled,omitempty"`
+	// OldestFaultMS is how long the oldest unanswered fault has waited, in
+	// milliseconds.
+	OldestFaultMS int64 `json:"oldest_fault_ms,omitempty"`
+	Stats         Stats `json:"stats"`
 }
+
+// StallLimit is how long a fault may wait before its session counts as stalled.
+const StallLimit = time.Second
 
 // Stats counts what a session, or all of them together, did.
 type Stats struct {
@@ -184,7 +191,7 @@ var idPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 // is a problem whose code is bad_request.
 func DecodeSessionRequest(r io.Reader) (SessionRequest, error) {
 	var req SessionRequest
-	if err := Decode(r, &req); err != nil {
+	if err := strictjson.Decode(r, &req, "see docs/pager-api.md for the fields"); err != nil {
 		return SessionRequest{}, err
 	}
 	return req, req.Validate()
@@ -221,31 +228,6 @@ func (r *SessionRequest) Validate() error {
 
 // ValidID reports whether id may name a session. It is safe as a file name.
 func ValidID(id string) bool { return idPattern.MatchString(id) }
-
-// Decode reads exactly one JSON object of at most MaxBody bytes into v. Unknown
-// fields and trailing bytes are errors, since a misspelt option that is silently
-// ignored costs more than one that is refused.
-func Decode(r io.Reader, v any) error {
-	body, err := io.ReadAll(io.LimitReader(r, MaxBody+1))
-	if err != nil {
-		return bad("send the whole body", "reading the request body: %w", err)
-	}
-	if len(body) > MaxBody {
-		return problem.New(http.StatusRequestEntityTooLarge, "body_too_large", "send less", "the request body exceeds %d bytes", MaxBody)
-	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = errors.New("it is empty")
-		}
-		return bad("see docs/pager-api.md for the fields", "the request body is not the expected JSON object: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return bad("send one JSON object", "the request body goes on behind its JSON object")
-	}
-	return nil
-}
 
 func bad(remedy, detail string, args ...any) error {
 	return problem.New(http.StatusBadRequest, "bad_request", remedy, detail, args...)

@@ -36,24 +36,3 @@ func FuzzSessionRequest(f *testing.F) {
 		}
 	})
 }
-
-func TestDecodeReadsNoMoreThanItMay(t *testing.T) {
-	endless := &counter{}
-	var v map[string]any
-	if err := Decode(endless, &v); err == nil {
-		t.Fatal("an endless body was accepted")
-	}
-	if endless.n > 2*MaxBody {
-		t.Errorf("%d bytes of a body were read", endless.n)
-	}
-}
-
-type counter struct{ n int }
-
-func (c *counter) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = ' '
-	}
-	c.n += len(p)
-	return len(p), nil
-}
