@@ -18,6 +18,10 @@ import (
 // stays: a pager that is started with the permission adopts it.
 var errStranded = errors.New("the VMM is frozen meanwhile; mend it and restart the pager, or close the session, which ends the VMM")
 
+// errRefused is the cause of a session that another pager wanted to hand over and that
+// cannot be served here. It stays where it is.
+var errRefused = errors.New("the session stays at the other pager")
+
 // Adopt takes over the sessions that a dead pager of this version left in this data
 // directory, and returns when it has begun; the sessions are adopting until they
 // serve. Call it once, before new sessions are created.
@@ -33,13 +37,18 @@ func (p *Pager) Adopt() error {
 		if !entry.IsDir() || !control.ValidID(entry.Name()) {
 			continue
 		}
-		p.adopt(entry.Name())
+		if p.admit(entry.Name()) != nil {
+			continue // it is served already, or was handed over just now
+		}
+		p.adopt(entry.Name(), nil)
 	}
 	return nil
 }
 
-// adopt registers one session and starts its life.
-func (p *Pager) adopt(id string) {
+// adopt registers one session and starts its life. Fd is its userfaultfd if somebody
+// handed it over, else nil. It returns the session, or nil if there is none. The id
+// must have been admitted.
+func (p *Pager) adopt(id string, fd *uffd.FD) *session {
 	j := journal{filepath.Join(p.sessionDir(), id)}
 	found, err := j.load()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,7 +56,10 @@ func (p *Pager) adopt(id string) {
 		if err := j.end(); err != nil {
 			p.log.Error("removing an unfinished journal", "session", id, "error", err)
 		}
-		return
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.opening, id)
+		return nil
 	}
 	if err == nil && found.request.ID != id {
 		err = fmt.Errorf("journal in %s belongs to session %q", j.dir, found.request.ID)
@@ -55,22 +67,24 @@ func (p *Pager) adopt(id string) {
 	found.request.ID = id // whatever it says, these are the names to be cleaned up
 	s := p.blankSession(found.request)
 	s.state = control.Adopting
-	ctx, cancel := context.WithCancelCause(context.Background())
-	s.cancel = cancel
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	p.mu.Lock()
+	delete(p.opening, id)
+	p.forget(id)
 	p.sessions[id] = s
 	p.counts.Created++
 	p.mu.Unlock()
 	go func() {
-		p.readopt(ctx, s, found, err)
-		cancel(nil)
+		p.readopt(s, found, fd, err)
+		s.cancel(nil)
 		p.finish(s)
 		close(s.done)
 	}()
+	return s
 }
 
 // readopt is the life of an adopted session. Err is what is wrong with its journal.
-func (p *Pager) readopt(ctx context.Context, s *session, found saved, err error) {
+func (p *Pager) readopt(s *session, found saved, fd *uffd.FD, err error) {
 	if found.attached {
 		s.mu.Lock()
 		s.vmmPID, s.vmmStart = found.pid, found.start
@@ -84,13 +98,17 @@ func (p *Pager) readopt(ctx context.Context, s *session, found saved, err error)
 		listener, err = listenPrivate(s.socket)
 	}
 	if err != nil {
+		err = refuse(err, fd)
 		s.over(s.abandon(found, fmt.Errorf("cannot be adopted: %w", err)))
 		return
 	}
 	arrive := s.awaitVMM
 	if found.attached {
 		arrive = func(ctx context.Context, _ *net.UnixListener) (*handshake, error) {
-			hs, err := s.reattach(found)
+			hs, err := s.reattach(found, fd)
+			if err != nil {
+				err = refuse(err, fd)
+			}
 			if err != nil && !errors.Is(err, errVMMExited) {
 				err = s.abandon(found, fmt.Errorf("cannot be adopted: %w", err))
 			}
@@ -101,11 +119,21 @@ func (p *Pager) readopt(ctx context.Context, s *session, found saved, err error)
 		s.state = control.Waiting
 		s.mu.Unlock()
 	}
-	s.run(ctx, listener, arrive)
+	s.run(s.ctx, listener, arrive)
 }
 
-// reattach gets the userfaultfd from the VMM, which still has it.
-func (s *session) reattach(found saved) (hs *handshake, err error) {
+// refuse gives back what was handed over with a session that cannot be served here.
+func refuse(err error, fd *uffd.FD) error {
+	if fd == nil {
+		return err
+	}
+	fd.Close()
+	return fmt.Errorf("%w; %w", err, errRefused)
+}
+
+// reattach gets the userfaultfd from the VMM, which still has it, unless it was handed
+// over: then it is fd.
+func (s *session) reattach(found saved, fd *uffd.FD) (hs *handshake, err error) {
 	if found.mapping.end() > s.image.Size() {
 		return nil, fmt.Errorf("the guest's memory needs %d bytes, the memory image has %d", found.mapping.end(), s.image.Size())
 	}
@@ -116,6 +144,9 @@ func (s *session) reattach(found saved) (hs *handshake, err error) {
 	if hs.pages, err = s.journal.openPages(found.mapping, false); err != nil {
 		hs.peer.close()
 		return nil, err
+	}
+	if hs.fd = fd; fd != nil {
+		return hs, nil
 	}
 	if hs.fd, err = findUserfaultfd(hs.peer); err != nil {
 		hs.pages.close()
@@ -140,7 +171,14 @@ func findUserfaultfd(vmm *peer) (*uffd.FD, error) {
 	case len(numbers) > 1:
 		return nil, fmt.Errorf("process %d has %d userfaultfds, and which is the guest's cannot be told", vmm.pid, len(numbers))
 	}
-	fd, err := uffd.Adopt(int(vmm.fd.Fd()), numbers[0])
+	raw, err := vmm.fd.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd *uffd.FD
+	if ctlErr := raw.Control(func(pidfd uintptr) { fd, err = uffd.Adopt(int(pidfd), numbers[0]) }); ctlErr != nil {
+		return nil, ctlErr
+	}
 	switch {
 	case errors.Is(err, uffd.ErrGone):
 		return nil, errVMMExited
@@ -154,7 +192,7 @@ func findUserfaultfd(vmm *peer) (*uffd.FD, error) {
 // not left frozen. It leaves alone what may be mended, and a process that holds no
 // guest. It returns cause with what became of the VMM.
 func (s *session) abandon(found saved, cause error) error {
-	if errors.Is(cause, errStranded) || !found.attached {
+	if errors.Is(cause, errStranded) || errors.Is(cause, errRefused) || !found.attached {
 		return cause
 	}
 	vmm, err := openPeer(found.pid, found.start)

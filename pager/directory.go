@@ -23,7 +23,7 @@ func (p *Pager) takeDirectory() error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("a pager of version %s serves %s already; use it, or drain it first", Version(), p.cfg.DataDir)
+			return fmt.Errorf("a pager of version %s serves %s already; use it, or drain it first", p.version, p.cfg.DataDir)
 		}
 		return fmt.Errorf("locking %s: %w", lock.Name(), err)
 	}

@@ -10,9 +10,11 @@ const (
 	pointRemoveMarked   = "remove-marked"   // they are marked
 	pointBeforeCopy     = "before-copy"     // the content of a page is at hand
 	pointAfterCopy      = "after-copy"      // it is installed, nothing is counted
+	pointHandoverMoved  = "handover-moved"  // the journal is another pager's, it does not know yet
+	pointHandoverSent   = "handover-sent"   // that pager has the userfaultfd
 )
 
 // Failpoints lists the names of all failpoints; see internal/failpoint.
 func Failpoints() []string {
-	return []string{pointAccepted, pointHandshakeRead, pointJournalWritten, pointMessageRead, pointRemoveRead, pointRemoveMarked, pointBeforeCopy, pointAfterCopy}
+	return []string{pointAccepted, pointHandshakeRead, pointJournalWritten, pointMessageRead, pointRemoveRead, pointRemoveMarked, pointBeforeCopy, pointAfterCopy, pointHandoverMoved, pointHandoverSent}
 }

@@ -45,6 +45,9 @@ func (s *session) faultLoop(ctx context.Context) error {
 			if err := s.wake.Drain(); err != nil {
 				return err
 			}
+			if s.leaving.Load() != nil {
+				return errHandover
+			}
 		}
 		n, err := s.readMessages(messages)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/internal/strictjson"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
@@ -29,6 +30,18 @@ func (p *Pager) Handler() http.Handler {
 	mux.HandleFunc("POST /sessions/{id}/close", answer(func(r *http.Request) (int, any, error) {
 		s, err := p.CloseSession(r.PathValue("id"))
 		return http.StatusOK, s, err
+	}))
+	mux.HandleFunc("POST /sessions/{id}/detach", answer(func(r *http.Request) (int, any, error) {
+		s, err := p.Detach(r.Context(), r.PathValue("id"))
+		return http.StatusOK, s, err
+	}))
+	mux.HandleFunc("POST /handover", answer(func(r *http.Request) (int, any, error) {
+		var req control.HandoverRequest
+		if err := strictjson.Decode(r.Body, &req, "give the other pager's directory as to"); err != nil {
+			return 0, nil, err
+		}
+		h, err := p.Handover(r.Context(), req)
+		return http.StatusOK, h, err
 	}))
 	mux.HandleFunc("POST /drain", answer(func(*http.Request) (int, any, error) {
 		p.Drain()

@@ -81,6 +81,10 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 	if shared {
 		s.order.RLock()
 		defer s.order.RUnlock()
+		if s.released {
+			// The next pager wakes every waiter, and their faults come again.
+			return resolved, nil
+		}
 		if page.kind != removedPage && s.removed.has(t.offset/s.mapping.pageSize) {
 			page = installed{kind: removedPage}
 		}

@@ -1,7 +1,6 @@
 package pager
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/faultline-vm/faultline/internal/strictjson"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
 	"github.com/faultline-vm/faultline/uffd"
@@ -200,7 +200,7 @@ func readBounded(path string) ([]byte, error) {
 
 func decodeRequest(data []byte) (saved, error) {
 	var r savedRequest
-	if err := decodeStrict(data, &r); err != nil {
+	if err := strictjson.Unmarshal(data, &r); err != nil {
 		return saved{}, err
 	}
 	if r.Format != journalFormat {
@@ -211,7 +211,7 @@ func decodeRequest(data []byte) (saved, error) {
 
 func (s *saved) decodeAttachment(data []byte) error {
 	var a savedAttachment
-	if err := decodeStrict(data, &a); err != nil {
+	if err := strictjson.Unmarshal(data, &a); err != nil {
 		return fmt.Errorf("%s: %w", attachmentFile, err)
 	}
 	if a.Format != journalFormat || a.PID <= 0 {
@@ -227,18 +227,6 @@ func (s *saved) decodeAttachment(data []byte) error {
 		return fmt.Errorf("%s: %w", attachmentFile, err)
 	}
 	s.attached, s.pid, s.start, s.mapping = true, a.PID, a.StartTime, m
-	return nil
-}
-
-func decodeStrict(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one JSON value")
-	}
 	return nil
 }
 

@@ -109,22 +109,28 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	socket := ControlSocket(cfg.DataDir, Version())
+	socket := filepath.Join(p.dir, "control.sock")
 	listener, err := listenPrivate(socket)
 	if err != nil {
 		return errors.Join(fmt.Errorf("control socket: %w", err), p.Close())
 	}
 	defer os.Remove(socket)
-	if err := p.Adopt(); err != nil {
+	handovers, err := listenPrivate(handoverSocket(p.dir))
+	if err == nil {
+		err = p.Adopt()
+	}
+	if err != nil {
 		return errors.Join(err, listener.Close(), p.Close())
 	}
+	defer handovers.Close()
+	go p.acceptHandovers(handovers)
 	server := &http.Server{Handler: p.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	go p.watch(watching)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	cfg.Log.Info("pager ready", "version", Version(), "socket", socket, "cache_max_bytes", cfg.CacheMaxBytes)
+	cfg.Log.Info("pager ready", "version", p.version, "socket", socket, "cache_max_bytes", cfg.CacheMaxBytes)
 	select {
 	case err = <-served:
 		// The guests stay as they are: the next pager adopts them.

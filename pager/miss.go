@@ -88,6 +88,13 @@ func (q *missQueue) take(worker int) (task, bool) {
 	return t, true
 }
 
+// waiting reports whether demand faults wait for a worker or are being read.
+func (q *missQueue) waiting() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.n > 0 || q.idle < q.workers
+}
+
 // oldest returns when the oldest fault was read that the queue has not answered, and
 // the zero time if there is none.
 func (q *missQueue) oldest() (oldest time.Time) {

@@ -44,6 +44,9 @@ type Config struct {
 	DataDir string
 	// CacheMaxBytes bounds the shared page cache, at least MinCacheBytes.
 	CacheMaxBytes uint64
+	// Version names the pager's directory; "" means Version(). Tests use others,
+	// to have two versions side by side.
+	Version string
 	// Log receives what happens to sessions, never single faults. Nil discards.
 	Log *slog.Logger
 	// Failpoints make the pager fail on purpose, in tests. Nil is none.
@@ -71,6 +74,7 @@ const maxSocketPath = 107
 // fault path.
 type Pager struct {
 	cfg        Config
+	version    string
 	dir        string
 	lock       *os.File // of dir; held while the pager lives
 	log        *slog.Logger
@@ -103,8 +107,11 @@ func New(cfg Config) (*Pager, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Version == "" {
+		cfg.Version = Version()
+	}
 	p := &Pager{
-		cfg: cfg, dir: Dir(cfg.DataDir, Version()), log: cfg.Log, started: time.Now(),
+		cfg: cfg, version: cfg.Version, dir: Dir(cfg.DataDir, cfg.Version), log: cfg.Log, started: time.Now(),
 		sharedHuge: newHugePool(sharedHugeBuffers),
 		sessions:   make(map[string]*session),
 		opening:    make(map[string]bool),
@@ -152,14 +159,13 @@ func (p *Pager) Create(req control.SessionRequest) (control.Session, error) {
 		p.checkDrained()
 		return control.Session{}, err
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	s.cancel = cancel
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	p.forget(req.ID)
 	p.sessions[req.ID] = s
 	p.counts.Created++
 	go func() {
-		s.run(ctx, listener, s.awaitVMM)
-		cancel(nil)
+		s.run(s.ctx, listener, s.awaitVMM)
+		s.cancel(nil)
 		p.finish(s)
 		close(s.done)
 	}()
@@ -237,6 +243,9 @@ func (p *Pager) CloseSession(id string) (control.Session, error) {
 	}
 	s.cancel(errClosed)
 	<-s.done
+	if !s.stranded() {
+		return s.describe(), nil
+	}
 	if err := s.closeStranded(); err != nil {
 		return s.describe(), problem.New(http.StatusInternalServerError, "not_closed", "end the VMM yourself, then close again", "session %q: %w", id, err)
 	}
@@ -342,7 +351,7 @@ func (p *Pager) Stats() control.PagerStats {
 func (p *Pager) Health() control.Health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := control.Health{Status: "ok", Version: Version(), PID: os.Getpid(), Sessions: len(p.sessions) - len(p.over), UptimeMS: time.Since(p.started).Milliseconds()}
+	h := control.Health{Status: "ok", Version: p.version, PID: os.Getpid(), Sessions: len(p.sessions) - len(p.over), UptimeMS: time.Since(p.started).Milliseconds()}
 	if p.draining {
 		h.Status = "draining"
 	}

@@ -44,7 +44,8 @@ type session struct {
 	fail                *failpoint.Set // see failpoints.go
 	counters            counters
 
-	cancel context.CancelCauseFunc // ends the session; the cause says why
+	ctx    context.Context         // ends when the session is to end
+	cancel context.CancelCauseFunc // ends ctx; the cause says why
 	done   chan struct{}           // closed when nothing of the session is left but its record
 
 	mu       sync.Mutex
@@ -55,6 +56,8 @@ type session struct {
 	guest    *mapping      // protected by mu; nil before the handshake
 	// isStranded: see stranded; protected by mu.
 	isStranded bool
+	populating bool // protected by mu; see Pager.Detach
+	populators sync.WaitGroup
 
 	// What follows is set before the first fault is served and then read by
 	// the fault loop and the workers only.
@@ -72,7 +75,11 @@ type session struct {
 	misses missQueue
 	parked parkedPages
 	echoes echoes
-	turn   atomic.Int64 // when the fault loop began to answer a batch, or 0 while it waits
+	// released is set while the session is being handed over: what a worker has
+	// at hand then must not be installed any more. Protected by order.
+	released bool
+	leaving  atomic.Pointer[departure] // where to hand the session over, if anywhere
+	turn     atomic.Int64              // when the fault loop began to answer a batch, or 0 while it waits
 }
 
 // errClosed is the cause of a session that was closed on request.
@@ -82,7 +89,14 @@ var errClosed = errors.New("closed on request")
 var errVMMExited = errors.New("the VMM exited")
 
 // closing reports whether cause is an ordinary end rather than a failure.
-func closing(cause error) bool { return errors.Is(cause, errClosed) || errors.Is(cause, errVMMExited) }
+func closing(cause error) bool {
+	return errors.Is(cause, errClosed) || errors.Is(cause, errVMMExited) || outliving(cause)
+}
+
+// outliving reports whether cause ends the session while its VMM goes on.
+func outliving(cause error) bool {
+	return errors.Is(cause, errDetached) || errors.Is(cause, errHandedOver)
+}
 
 // run is the life of the session. Arrive waits for the VMM, or takes it over from a
 // dead pager. It returns when everything the session held is given back.
@@ -106,11 +120,16 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 		s.turnAway(listener)
 	}()
 	cause = s.serve(ctx, hs)
+	if errors.Is(cause, errDetached) {
+		if err := s.release(); err != nil {
+			cause = err
+		}
+	}
 	// A session that can no longer serve must not leave its VMM frozen, and one
 	// that is closed must not leave it without a pager: either way the VMM ends,
 	// and it does so before its userfaultfd is closed here. If that were the last
 	// one, absent pages would read as zeros from then on.
-	if !errors.Is(cause, errVMMExited) {
+	if !errors.Is(cause, errVMMExited) && !outliving(cause) {
 		if err := hs.peer.end(killTimeout); err != nil {
 			cause = fmt.Errorf("%w; and %w", cause, err)
 		}
@@ -118,6 +137,7 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 	listener.Close()
 	s.over(cause)
 	<-turned
+	s.populators.Wait()
 	s.misses.stop() // after the VMM's end, since it waits for reads in progress
 	hs.close()
 }
@@ -126,9 +146,9 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 const killTimeout = 5 * time.Second
 
 // over makes the end visible, and drops the journal: there is nothing to adopt any
-// more, unless the VMM waits for a pager that may.
+// more, unless the VMM waits for a pager that may, or another pager has it still.
 func (s *session) over(cause error) {
-	if !errors.Is(cause, errStranded) {
+	if !errors.Is(cause, errStranded) && !errors.Is(cause, errRefused) {
 		if err := s.journal.end(); err != nil {
 			s.log.Error("removing a session's journal", "session", s.id, "error", err)
 		}
@@ -165,6 +185,16 @@ func (s *session) serve(ctx context.Context, hs *handshake) error {
 		}
 	}()
 	err := s.faultLoop(ctx)
+	for errors.Is(err, errHandover) {
+		if err = s.transfer(hs); err == nil {
+			err = errHandedOver
+			break
+		}
+		// The session stays here.
+		if err = s.takeUp(); err == nil {
+			err = s.faultLoop(ctx)
+		}
+	}
 	hs.peer.stopWaiting()
 	<-watched
 	if errors.Is(err, uffd.ErrGone) {

@@ -75,6 +75,18 @@ func (c *Client) CloseSession(ctx context.Context, id string) (s control.Session
 	return s, c.do(ctx, http.MethodPost, "/sessions/"+url.PathEscape(id)+"/close", nil, &s)
 }
 
+// Detach gives the guest all of its memory and ends the session while the guest runs
+// on. The end of ctx calls it off; the session then goes on.
+func (c *Client) Detach(ctx context.Context, id string) (s control.Session, err error) {
+	return s, c.do(ctx, http.MethodPost, "/sessions/"+url.PathEscape(id)+"/detach", nil, &s)
+}
+
+// Handover hands all sessions over to another pager, live. This one takes no new
+// sessions from then on.
+func (c *Client) Handover(ctx context.Context, req control.HandoverRequest) (h control.Handover, err error) {
+	return h, c.do(ctx, http.MethodPost, "/handover", req, &h)
+}
+
 // Drain makes the pager refuse new sessions, and exit after its last.
 func (c *Client) Drain(ctx context.Context) (h control.Health, err error) {
 	return h, c.do(ctx, http.MethodPost, "/drain", nil, &h)

@@ -140,6 +140,29 @@ type Sessions struct {
 	Sessions []Session `json:"sessions"`
 }
 
+// HandoverRequest is the body of POST /handover.
+type HandoverRequest struct {
+	// To is the directory of the pager that takes the sessions,
+	// {data_dir}/uffd/{version}, absolute. It must be on the filesystem of this
+	// pager's own.
+	To string `json:"to"`
+}
+
+// Handover is the answer to POST /handover.
+type Handover struct {
+	// Version is that of the pager that took the sessions.
+	Version    string `json:"version"`
+	HandedOver int    `json:"handed_over"`
+	// Kept are the sessions that could not be handed over, and go on here.
+	Kept []KeptSession `json:"kept,omitempty"`
+}
+
+// KeptSession says why a session was not handed over.
+type KeptSession struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
 // Health is the answer to GET /health.
 type Health struct {
 	Status   string `json:"status"` // "ok", or "draining"

@@ -1,0 +1,159 @@
+package pager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/memimage"
+	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/uffd"
+)
+
+// errDetached is the cause of a session whose guest needs no pager any more.
+var errDetached = errors.New("detached: all of the guest's memory is in the guest")
+
+// Detach gives the guest every page that it has not touched yet, unregisters its
+// memory, and ends the session while the guest runs on. Demand faults go first. When
+// ctx ends before, the session goes on as if nothing had happened. Errors are problems.
+//
+// Only pages with content are installed: once the memory is unregistered, the kernel
+// gives zeros for what is absent, which is right for the image's zero pages and for
+// what the guest gave away.
+func (p *Pager) Detach(ctx context.Context, id string) (control.Session, error) {
+	s, err := p.session(id)
+	if err != nil {
+		return control.Session{}, err
+	}
+	if err := s.beginPopulating(); err != nil {
+		return control.Session{}, err
+	}
+	err = s.populate(ctx)
+	s.populators.Done()
+	if err != nil {
+		s.mu.Lock()
+		s.populating = false
+		s.mu.Unlock()
+		return control.Session{}, problem.New(http.StatusConflict, "not_detached", "try again, or close the session", "session %q: detaching: %w", id, err)
+	}
+	s.cancel(errDetached)
+	<-s.done
+	d := s.describe()
+	if d.State != control.Ended {
+		return d, problem.New(http.StatusConflict, "not_detached", "its reason says why", "session %q %s: %s", id, d.State, d.Reason)
+	}
+	return d, nil
+}
+
+// beginPopulating admits one populator, whose end the end of the session awaits.
+func (s *session) beginPopulating() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != control.Serving {
+		return problem.New(http.StatusConflict, "not_serving", "detach sessions that serve a VMM", "session %q is %s", s.id, s.state)
+	}
+	if s.populating {
+		return problem.New(http.StatusConflict, "detaching", "wait for it", "session %q is being detached already", s.id)
+	}
+	s.populating = true
+	s.populators.Add(1)
+	return nil
+}
+
+// populate installs every page with content that is not there yet.
+func (s *session) populate(ctx context.Context) error {
+	scratch, err := offHeap[byte](control.PageSize)
+	if err != nil {
+		return err
+	}
+	defer freeOffHeap(scratch)
+	size := s.mapping.pageSize
+	for _, r := range s.mapping.regions {
+		for at := uint64(0); at < r.size; {
+			if skip := s.zeroPages(r.offset+at, r.size-at); skip > 0 {
+				at += skip
+				continue
+			}
+			if err := s.populatePage(ctx, task{address: r.start + at, offset: r.offset + at}, scratch); err != nil {
+				return err
+			}
+			at += size
+		}
+	}
+	return nil
+}
+
+// zeroPages returns how many bytes from offset on, at most limit, are whole pages that
+// are zero in the image and have no overlay.
+func (s *session) zeroPages(offset, limit uint64) uint64 {
+	size := s.mapping.pageSize
+	loc, n := s.image.ResolveRun(offset/memimage.PageSize, limit/memimage.PageSize)
+	if !loc.Zero {
+		return 0
+	}
+	zero := n * memimage.PageSize &^ (size - 1)
+	for at := range s.overlays {
+		if at-offset < zero {
+			zero = (at - offset) &^ (size - 1)
+		}
+	}
+	return zero
+}
+
+// populatePage installs one page, after all demand faults that wait for a read.
+func (s *session) populatePage(ctx context.Context, t task, scratch []byte) error {
+	for {
+		if err := errors.Join(context.Cause(ctx), context.Cause(s.ctx)); err != nil {
+			return err
+		}
+		if s.misses.waiting() {
+			time.Sleep(demandPause)
+			continue
+		}
+		t.read = time.Now()
+		var out outcome
+		var err error
+		if s.mapping.pageSize == control.PageSize {
+			out, err = s.serve4K(t, scratch, true)
+		} else {
+			out, err = s.serve2M(t)
+		}
+		if err != nil {
+			return err
+		}
+		if out == resolved {
+			return nil
+		}
+		time.Sleep(parkMin)
+	}
+}
+
+// demandPause is how long populating steps back for a demand fault that waits.
+const demandPause = 50 * time.Microsecond
+
+// release lets the kernel serve the guest's memory from now on. It wakes who waits
+// for a page, and lets go who waits for the reading of a REMOVE event: nobody will
+// read one behind this.
+func (s *session) release() error {
+	for _, r := range s.mapping.regions {
+		if err := s.fd.Unregister(uffd.Range{Start: r.start, Len: r.size}); err != nil {
+			return fmt.Errorf("unregistering the guest's memory: %w", err)
+		}
+	}
+	// An madvise that saw the registration may queue its event a moment later.
+	for {
+		readable, _, err := s.fd.Wait(nil, releasePatience)
+		if err != nil || !readable {
+			return err
+		}
+		if _, err := s.fd.Read(s.messages); err != nil {
+			return err
+		}
+	}
+}
+
+// releasePatience is how long release waits for events that were under way.
+const releasePatience = 20 * time.Millisecond
