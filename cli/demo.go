@@ -17,6 +17,7 @@ type demoCommand struct {
 	Hypervisor string        `enum:"auto,firecracker,fcsim" default:"auto" help:"What runs the microVMs: auto, firecracker or fcsim, its simulator."`
 	Backend    string        `enum:"file,uffd" default:"uffd" help:"Where forks get their memory: uffd (through the pager) or file (mapped by the VMM)."`
 	HugePages  bool          `help:"Back the guest with 2 MiB pages from the host's pool."`
+	KillPager  bool          `help:"Kill the pager with kill -9 at random moments, 20 times or more, while a supervisor restarts it."`
 	JSON       bool          `name:"json" help:"Print one JSON object instead of a table."`
 	DataDir    string        `type:"path" help:"Where to put the data directory; default is the directory for temporary files."`
 	Keep       bool          `help:"Keep the data directory."`
@@ -31,11 +32,15 @@ func (c demoCommand) Run(ctx context.Context, s streams) error {
 	tooLong := fmt.Errorf("not done after %v; give it more with --timeout, or less to do", c.Timeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, tooLong)
 	defer cancel()
+	kills := 0
+	if c.KillPager {
+		kills = 20
+	}
 	result, err := demo.Run(ctx, demo.Config{
 		Forks: c.Forks, Parallel: c.Parallel,
 		Memory: uint64(c.Mem), WorkingSet: uint64(c.WorkingSet),
 		Hypervisor: c.Hypervisor, Backend: demo.Backend(c.Backend), HugePages: c.HugePages,
-		DataDir: c.DataDir, Keep: c.Keep,
+		DataDir: c.DataDir, Keep: c.Keep, KillPager: kills,
 		Linux:    linux.Guest{Kernel: c.Kernel, Initrd: c.Initrd, BootArgs: c.BootArgs},
 		Progress: s.err,
 	})

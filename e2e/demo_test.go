@@ -94,6 +94,33 @@ func TestDemoOnFirecracker(t *testing.T) {
 	}
 }
 
+// TestDemoKillsThePager kills the pager again and again under forks that work.
+func TestDemoKillsThePager(t *testing.T) {
+	for _, hypervisor := range []string{"fcsim", "firecracker"} {
+		t.Run(hypervisor, func(t *testing.T) {
+			if hypervisor == "firecracker" {
+				if _, err := firecracker.Choose(t.Context(), firecracker.Selection{Prefer: firecracker.PreferReal}); err != nil {
+					t.Skip(err)
+				}
+			}
+			r := demo(t, binaries, nil, "--hypervisor", hypervisor, "--kill-pager", "--json")
+			if r.code != 0 {
+				t.Fatalf("the demonstration failed: %v", r)
+			}
+			var got struct {
+				Kills         int    `json:"pager_kills"`
+				VMsLost       int    `json:"vms_lost"`
+				PagesVerified uint64 `json:"pages_verified"`
+				Mismatched    uint64 `json:"pages_mismatched"`
+			}
+			decode(t, r, &got)
+			if got.Kills < 20 || got.VMsLost != 0 || got.Mismatched != 0 || got.PagesVerified < 2*testForks*testPages {
+				t.Errorf("after %d kills: %+v", got.Kills, got)
+			}
+		})
+	}
+}
+
 func TestDemoWithLinux(t *testing.T) {
 	if _, err := firecracker.Choose(t.Context(), firecracker.Selection{Prefer: firecracker.PreferReal}); err != nil {
 		t.Skip(err)

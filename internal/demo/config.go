@@ -55,6 +55,9 @@ type Config struct {
 	PagerBinary string
 	// SimulatorBinary is fcsim; empty means beside this program, else on PATH.
 	SimulatorBinary string
+	// KillPager is how often at least to end the pager with kill -9, at random
+	// moments of the forks' lives. 0 leaves it alone.
+	KillPager int
 	// Linux is a Linux guest to boot instead of the built-in one, if it names a
 	// kernel. Its program must beat as package guest/linux reads it. Empty boot
 	// arguments mean the default ones, with the working set if that is given.
@@ -88,6 +91,9 @@ func (c Config) validate() error {
 	case File, Uffd:
 	default:
 		fail("backend %q: use %s or %s", c.Backend, File, Uffd)
+	}
+	if c.KillPager < 0 || c.KillPager > 0 && c.Backend == File {
+		fail("killing the pager %d times: use 0 or more, and the backend uffd", c.KillPager)
 	}
 	if c.HugePages && c.Backend == File {
 		fail("2 MiB pages can only be restored through the pager: use the backend uffd")

@@ -34,6 +34,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/faultline-vm/faultline/hypervisor"
@@ -95,6 +96,8 @@ type demo struct {
 	guest    program
 	dir      string // the data directory, absolute
 	progress *progress
+	killer   *killer      // of the pager, or nil
+	repeated atomic.Int64 // loads that were begun again because the pager died
 }
 
 // makeDataDir makes the data directory and returns what removes it.

@@ -50,17 +50,7 @@ func (d *demo) restore(ctx context.Context, f *fork, c captured, pager *client.C
 	if err := os.Link(c.state, filepath.Join(dir, stateName)); err != nil {
 		return fmt.Errorf("link the VM state: %w", err)
 	}
-	memory, err := d.memory(ctx, f, c, dir, pager)
-	if err != nil {
-		return err
-	}
-	f.vmm, err = d.hv.Restore(ctx, hypervisor.RestoreSpec{
-		Process:   hypervisor.Process{Dir: dir, Input: true},
-		StatePath: stateName,
-		Memory:    memory,
-		Resume:    true,
-	})
-	if err != nil {
+	if err := d.load(ctx, f, c, dir, pager); err != nil {
 		return err
 	}
 	f.load = time.Since(began)
@@ -82,8 +72,7 @@ func (d *demo) memory(ctx context.Context, f *fork, c captured, dir string, page
 		}
 		return hypervisor.Memory{Backend: hypervisor.File, Path: memoryName}, nil
 	}
-	overlays, _ := d.guest.identity(f.number)
-	session, err := pager.CreateSession(ctx, control.SessionRequest{ID: f.id, Image: c.manifest, Overlays: overlays})
+	session, err := d.createSession(ctx, f, c, pager)
 	if err != nil {
 		return hypervisor.Memory{}, fmt.Errorf("create a session: %w", err)
 	}
@@ -139,8 +128,7 @@ func (d *demo) end(ctx context.Context, f *fork, pager *client.Client) error {
 	if f.session {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
-		_, err := pager.CloseSession(ctx, f.id)
-		errs = append(errs, err)
+		errs = append(errs, d.closeSession(ctx, f, pager))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("end %s: %w", f.id, err)

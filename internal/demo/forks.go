@@ -35,6 +35,12 @@ func (d *demo) runForks(ctx context.Context, c captured) (result *Result, err er
 
 	d.each(ctx, "restored", forks, pager, func(f *fork) error { return d.restore(ctx, f, c, pager) })
 	d.each(ctx, "verified", forks, pager, func(f *fork) error { return d.verify(ctx, f) })
+	if d.killer != nil {
+		d.sufferKills(ctx, forks, pager)
+		if err := d.killer.end(ctx, pager); err != nil {
+			return nil, err
+		}
+	}
 	d.each(ctx, "", forks, pager, d.measure)
 	if ctx.Err() != nil {
 		return nil, interrupted(ctx, forks)

@@ -24,18 +24,33 @@ func (d *demo) startPager(ctx context.Context) (*client.Client, func() error, er
 	if err != nil {
 		return nil, nil, err
 	}
-	process, err := supervisor.Start(ctx, supervisor.Options{Binary: binary, DataDir: d.dir})
+	var process interface {
+		Stop(context.Context) error
+	}
+	var pager *client.Client
+	options := supervisor.Options{Binary: binary, DataDir: d.dir}
+	if d.cfg.KillPager > 0 {
+		s, startErr := d.superviseAndKill(ctx, options)
+		if err = startErr; err == nil {
+			process, pager = s, s.Client
+		}
+	} else {
+		p, startErr := supervisor.Start(ctx, options)
+		if err = startErr; err == nil {
+			process, pager = p, p.Client
+		}
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("start the pager: %w", err)
 	}
-	endWatch := d.watch(ctx, process.Client)
+	endWatch := d.watch(ctx, pager)
 	stop := func() error {
 		endWatch()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
-		return process.Stop(ctx)
+		return errors.Join(d.killer.end(ctx, pager), process.Stop(ctx))
 	}
-	return process.Client, stop, nil
+	return pager, stop, nil
 }
 
 // watch starts the configuration's watcher of the pager and returns what ends it.

@@ -45,6 +45,12 @@ type Result struct {
 	ForkMemoryBytes uint64 `json:"fork_memory_bytes"`
 	// PagerMemoryBytes is the pager's resident memory, its cache included.
 	PagerMemoryBytes uint64 `json:"pager_memory_bytes"`
+	// PagerKills counts how often the pager was killed on purpose, VMsLost the
+	// guests that ran and did not survive, LoadsRepeated the VMMs that were
+	// started again because their pager died before it knew them.
+	PagerKills    int `json:"pager_kills"`
+	VMsLost       int `json:"vms_lost"`
+	LoadsRepeated int `json:"loads_repeated"`
 	// Seconds is how long everything took.
 	Seconds float64 `json:"seconds"`
 	// Failures says, one line per fork, what went wrong. Never null.
@@ -62,12 +68,16 @@ func (d *demo) summarize(forks []*fork, stats control.PagerStats) *Result {
 	r := &Result{
 		Faults: stats.Total.Faults, ImageBytesRead: stats.Total.ReadBytes,
 		PagerMemoryBytes: stats.Process.ResidentBytes, Failures: []string{},
+		PagerKills: d.killer.count(), LoadsRepeated: int(d.repeated.Load()),
 	}
 	var ready, load []time.Duration
 	var memory, measured uint64
 	for _, f := range forks {
 		if f.err != nil {
 			r.Failures = append(r.Failures, f.id+": "+f.err.Error())
+			if f.load > 0 {
+				r.VMsLost++
+			}
 		}
 		if f.ready > 0 {
 			ready, load = append(ready, f.ready), append(load, f.load)
@@ -110,6 +120,9 @@ func (r *Result) WriteTable(out io.Writer) error {
 	row("memory per fork", "%s", humanize.IBytes(r.ForkMemoryBytes))
 	if r.Backend == string(Uffd) {
 		row("memory of the pager", "%s", humanize.IBytes(r.PagerMemoryBytes))
+	}
+	if r.PagerKills > 0 {
+		row("pager killed", "%d times\t%d VMs lost\t%d loads repeated", r.PagerKills, r.VMsLost, r.LoadsRepeated)
 	}
 	row("in all", "%.1f s", r.Seconds)
 	for _, failure := range r.Failures {

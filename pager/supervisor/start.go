@@ -1,7 +1,3 @@
-// Package supervisor starts a pager as a child process and ends it again.
-//
-// It owns the process that it started. The pager is a process of its own group, so
-// that a signal to the caller's group does not reach it.
 package supervisor
 
 import (
@@ -22,7 +18,10 @@ import (
 type Options struct {
 	// Binary is the path of faultline-pager.
 	Binary string
-	// DataDir is the host's data directory.
+	// Version is the version of Binary; "" means the version that this program
+	// was built with.
+	Version string
+	// DataDir is the host's data directory, absolute.
 	DataDir string
 	// CacheMaxBytes bounds the page cache; 0 leaves it to the pager.
 	CacheMaxBytes uint64
@@ -31,6 +30,19 @@ type Options struct {
 	Log string
 	// StartTimeout bounds the wait for the pager's health; 0 means 10 s.
 	StartTimeout time.Duration
+}
+
+func (o Options) withDefaults() Options {
+	if o.Version == "" {
+		o.Version = pager.Version()
+	}
+	if o.Log == "" {
+		o.Log = filepath.Join(pager.Dir(o.DataDir, o.Version), "pager.log")
+	}
+	if o.StartTimeout == 0 {
+		o.StartTimeout = 10 * time.Second
+	}
+	return o
 }
 
 // Process is a pager that was started. Stop it exactly once.
@@ -45,12 +57,21 @@ type Process struct {
 // Start starts a pager and waits until it answers. A pager of this version that
 // serves the data directory already is an error.
 func Start(ctx context.Context, o Options) (*Process, error) {
-	dir := pager.Dir(o.DataDir, pager.Version())
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("the pager's directory: %w", err)
+	o = o.withDefaults()
+	p, err := spawn(o, o.Binary)
+	if err != nil {
+		return nil, err
 	}
-	if o.Log == "" {
-		o.Log = filepath.Join(dir, "pager.log")
+	if err := p.awaitHealth(ctx, o.StartTimeout); err != nil {
+		return nil, errors.Join(err, p.Kill())
+	}
+	return p, nil
+}
+
+// spawn starts the executable at path, which the process knows as o.Binary.
+func spawn(o Options, path string) (*Process, error) {
+	if err := os.MkdirAll(pager.Dir(o.DataDir, o.Version), 0o700); err != nil {
+		return nil, fmt.Errorf("the pager's directory: %w", err)
 	}
 	log, err := os.OpenFile(o.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -61,31 +82,30 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if o.CacheMaxBytes > 0 {
 		args = append(args, "--cache-max-bytes", fmt.Sprintf("%dB", o.CacheMaxBytes))
 	}
-	p := &Process{cmd: exec.Command(o.Binary, args...), exited: make(chan struct{}), log: o.Log}
+	p := &Process{cmd: exec.Command(path, args...), exited: make(chan struct{}), log: o.Log}
+	p.cmd.Args[0] = o.Binary
 	p.cmd.Stderr = log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own is a process group of its own without a terminal.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the pager: %w", err)
+		return nil, fmt.Errorf("starting the pager %s: %w", o.Binary, err)
 	}
 	go func() {
 		p.err = p.cmd.Wait()
 		close(p.exited)
 	}()
-	p.Client = client.New(pager.ControlSocket(o.DataDir, pager.Version()))
-	if o.StartTimeout == 0 {
-		o.StartTimeout = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, o.StartTimeout)
-	defer cancel()
-	if err := p.awaitHealth(ctx); err != nil {
-		return nil, errors.Join(err, p.Kill())
-	}
+	p.Client = client.New(pager.ControlSocket(o.DataDir, o.Version))
 	return p, nil
 }
 
+// pollInterval is how often a pager that is starting is asked for its health.
+const pollInterval = 2 * time.Millisecond
+
 // awaitHealth waits until this very process answers.
-func (p *Process) awaitHealth(ctx context.Context) error {
-	tick := time.NewTicker(2 * time.Millisecond)
+func (p *Process) awaitHealth(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		if h, err := p.Health(ctx); err == nil && h.PID == p.cmd.Process.Pid {

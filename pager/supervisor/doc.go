@@ -1,0 +1,21 @@
+// Package supervisor starts pagers, keeps them running, and ends them.
+//
+// [Start] starts one pager as a child process; its caller watches it. [Supervise]
+// keeps the pager of one version and data directory alive: as a unit of systemd
+// where faultline-pager@.service is installed for that directory, else as a child
+// process. Any number of versions run side by side, each with a Supervisor of its
+// own; [Versions] lists them.
+//
+// A pager outlives whoever started it. It is a process of its own session, so no
+// signal to the caller's group and no closed terminal reaches it. The end of a
+// Supervisor's context ends the supervision and not the pager; the next Supervisor
+// finds the pager by its health and watches it through a pidfd. Guests whose pager
+// is dead stand still until the next pager of that version adopts them, so a
+// Supervisor reacts to a death and does not poll for it.
+//
+// The package owns the processes that it starts and the log files that it opens
+// for them. It knows neither sessions nor guests, and writes nothing below
+// {data_dir} but the pager's directory and its log.
+//
+// Locks: Supervisor.mu is the only one, and is not held across I/O.
+package supervisor
