@@ -139,10 +139,41 @@ func BenchmarkScan(b *testing.B) {
 	defer f.Close()
 	b.SetBytes(pages * PageSize)
 	for b.Loop() {
-		if _, _, err := scan(b.Context(), f, pages*PageSize, testID(1), Full); err != nil {
+		if _, err := scan(b.Context(), f, pages*PageSize, testID(1), Full); err != nil {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkSumsAndVerify computes and compares the checksums of 256 MiB of data.
+func BenchmarkSumsAndVerify(b *testing.B) {
+	const pages = 256 << 20 / PageSize
+	dir := b.TempDir()
+	content := make(map[int][]byte)
+	for p := range pages {
+		content[p] = page(byte(p | 1))
+	}
+	m := mustSeal(b, dir, Manifest{}, pages, content).Manifest
+	sums := filepath.Join(dir, SumsFile(m.Layers[0].ID))
+	b.Run("sums", func(b *testing.B) {
+		b.SetBytes(pages * PageSize)
+		for b.Loop() {
+			if err := removeIfThere(sums); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := WriteSums(b.Context(), filepath.Join(dir, ManifestName), nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("verify", func(b *testing.B) {
+		b.SetBytes(pages * PageSize)
+		for b.Loop() {
+			if err := mustVerify(b, dir).Err(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }
 
 // heapMiB returns the live heap.

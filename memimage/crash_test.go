@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // childMain seals the file "raw" in a directory. The spec is "kill N dir": die
 // without warning at the N-th look at the context, or "limit N dir": write no file
-// beyond N bytes. It says what came out.
+// beyond N bytes. It says what came out. Other modes are those of crashMain.
 func childMain(spec string) int {
 	mode, rest, _ := strings.Cut(spec, " ")
 	number, dir, _ := strings.Cut(rest, " ")
@@ -48,6 +48,8 @@ func childMain(spec string) int {
 			fmt.Println(err)
 			return 2
 		}
+	default:
+		return crashMain(mode, n, dir)
 	}
 	if _, err := sealRaw(ctx, dir); err != nil {
 		fmt.Println(err)

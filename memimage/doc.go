@@ -1,5 +1,6 @@
 // Package memimage owns the memory of captured microVMs on disk: it makes layers
-// out of the memory files that a VMM wrote, and finds the place of every page.
+// out of the memory files that a VMM wrote, finds the place of every page, and
+// shares, checks and merges layers.
 //
 // # Vocabulary
 //
@@ -25,9 +26,28 @@
 //	memory.json              the manifest; its presence makes the directory an image
 //	layers/<layer id>.mem    the layer, mode 0444
 //	layers/<layer id>.idx    its page index, mode 0444
+//	layers/<layer id>.sum    its digest and page checksums, mode 0444; optional
 //
 // A layer's id is drawn when it is sealed and travels with it through hard links
 // and copies: equal id means equal content. It is the only fit key for a cache.
+//
+// # The life of an image
+//
+// [PrepareTarget] makes sure that a VMM writes into a file of nobody else. [Seal]
+// makes a layer of what it wrote and publishes an image; package stage does that
+// for captures that the VMM writes into memory. [Import] seals files that came from
+// elsewhere. Later, and off every hot path, [WriteSums] computes checksums, and
+// [Verify] compares the layers with them.
+//
+// [ShareImage] gives a fork names of its own for all layers, by hard links:
+// deleting an image is removing its directory, and the last name takes the layer
+// along. [Copy] is for what must be private. [Flatten] merges a stack that has
+// become deep ([Inspect], [FlattenPolicy]), and [Prune] removes what an image no
+// longer needs. [Export] writes the memory as one flat file.
+//
+// Each of them leaves the state before or the state after when it fails or is
+// cancelled, and after a crash either of the two and names that Prune removes; in
+// a directory without memory.json, all is to be removed.
 //
 // # Rules
 //

@@ -54,3 +54,108 @@ func Example() {
 	// page 4 and on: 4 zero: true
 	// the fourth page
 }
+
+// snapshot makes an image of a memory file whose pages are given.
+func snapshot(dir string, base memimage.Manifest, pages map[int64]string) memimage.Manifest {
+	source := filepath.Join(dir, "mem.tmp")
+	f, err := os.Create(source)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := f.Truncate(8 * memimage.PageSize); err != nil {
+		log.Fatal(err)
+	}
+	for page, text := range pages {
+		if _, err := f.WriteAt([]byte(text), page*memimage.PageSize); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		log.Fatal(err)
+	}
+	o := memimage.SealOptions{Source: source, Dir: dir, Kind: memimage.Full, Base: base}
+	if len(base.Layers) > 0 {
+		o.Kind = memimage.Diff
+	}
+	sealed, err := memimage.Seal(context.Background(), o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return sealed.Manifest
+}
+
+func newDir() string {
+	dir, err := os.MkdirTemp("", "image")
+	if err != nil {
+		log.Fatal(err)
+	}
+	return dir
+}
+
+// A fork gets names of its own for all layers, and outlives its source.
+func ExampleShareImage() {
+	source, fork := newDir(), newDir()
+	defer os.RemoveAll(fork)
+	snapshot(source, memimage.Manifest{}, map[int64]string{3: "the fourth page"})
+
+	shared, err := memimage.ShareImage(context.Background(), filepath.Join(source, memimage.ManifestName), fork)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, reason := range shared.Reasons {
+		log.Println("not hard-linked:", reason)
+	}
+	fmt.Println(shared.Rungs[memimage.HardLink], "hard links")
+	if err := os.RemoveAll(source); err != nil {
+		log.Fatal(err)
+	}
+
+	image, err := memimage.Open(filepath.Join(fork, memimage.ManifestName))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer image.Close()
+	text := make([]byte, 15)
+	if _, err := image.ReadAt(text, 3*memimage.PageSize); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", text)
+	// Output:
+	// 2 hard links
+	// the fourth page
+}
+
+// A stack of layers becomes one that a VMM can map as it is.
+func ExampleFlatten() {
+	base, dir := newDir(), newDir()
+	defer os.RemoveAll(base)
+	defer os.RemoveAll(dir)
+	full := snapshot(base, memimage.Manifest{}, map[int64]string{3: "old", 4: "kept"})
+	if _, err := memimage.ShareLayers(context.Background(), filepath.Join(base, memimage.ManifestName), dir); err != nil {
+		log.Fatal(err)
+	}
+	snapshot(dir, full, map[int64]string{3: "new"})
+
+	manifest := filepath.Join(dir, memimage.ManifestName)
+	info, err := memimage.Inspect(manifest)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if reason := (memimage.FlattenPolicy{MaxSuperseded: 0.3}).Due(info); reason != "" {
+		fmt.Println("flatten:", reason)
+	}
+	out, err := memimage.Flatten(context.Background(), memimage.FlattenOptions{Manifest: manifest})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(out.Superseded), "layers became 1 with", out.Pages.Data, "pages of data")
+	removed, err := memimage.Prune(manifest)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(removed), "files removed")
+	// Output:
+	// flatten: 33 % of its data pages are superseded, more than 30 %
+	// 2 layers became 1 with 2 pages of data
+	// 4 files removed
+}

@@ -130,7 +130,7 @@ func tree(t tb, dir string) string {
 // page by page: sparse test files do not come out as written there.
 func skipWithoutHoles(t *testing.T) {
 	t.Helper()
-	ok, err := reportsHoles(t.TempDir())
+	ok, err := ReportsHoles(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,11 +50,12 @@ type Extent struct {
 // It checks that every layer and index is there, is readable, is of the right size
 // and belongs to the image; it reads no page. Faults of a file come as *FileError.
 func Open(manifestPath string) (*Image, error) {
-	m, err := ReadManifest(manifestPath)
-	if err != nil {
-		return nil, err
-	}
-	return openStack(manifestPath, m)
+	var img *Image
+	err := withManifest(manifestPath, func(m Manifest) (err error) {
+		img, err = openStack(manifestPath, m)
+		return err
+	})
+	return img, err
 }
 
 // openStack opens the layers of a validated manifest and resolves them.

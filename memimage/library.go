@@ -24,10 +24,16 @@ type Library struct {
 // open already with the same layers. The files that manifestPath names are still
 // checked for being there and of the right size.
 func (l *Library) Open(manifestPath string) (*Image, error) {
-	m, err := ReadManifest(manifestPath)
-	if err != nil {
-		return nil, err
-	}
+	var img *Image
+	err := withManifest(manifestPath, func(m Manifest) (err error) {
+		img, err = l.open(manifestPath, m)
+		return err
+	})
+	return img, err
+}
+
+// open opens an image whose manifest has been read.
+func (l *Library) open(manifestPath string, m Manifest) (*Image, error) {
 	key := stackKey(m)
 	if img := l.retain(key); img != nil {
 		if err := checkFiles(filepath.Dir(manifestPath), m); err != nil {

@@ -55,6 +55,10 @@ func LayerFile(id LayerID) string { return LayersDir + "/" + string(id) + ".mem"
 // IndexFile returns the path of a page index relative to its image's directory.
 func IndexFile(id LayerID) string { return LayersDir + "/" + string(id) + ".idx" }
 
+// SumsFile returns the path of a layer's checksums relative to its image's
+// directory. They are optional; see WriteSums.
+func SumsFile(id LayerID) string { return LayersDir + "/" + string(id) + ".sum" }
+
 // newEntry describes a layer under the names that every image uses.
 func newEntry(id LayerID, kind Kind, size uint64) LayerEntry {
 	return LayerEntry{ID: id, Kind: kind, File: LayerFile(id), Index: IndexFile(id), Size: size}

@@ -15,27 +15,38 @@ import (
 // system calls cheap, small enough to be compared while it is in the CPU's cache.
 const scanChunk = 1 << 20
 
+// scanned is what scan found.
+type scanned struct {
+	index *Index
+	// zeroData is the number of zero pages that the filesystem holds as data.
+	zeroData uint64
+	// fine tells that an extent begins or ends between two pages of a pair: then
+	// the filesystem's blocks are no larger than a page.
+	fine bool
+}
+
 // scan makes the page index of a memory file of size bytes from its extents and
-// its content. It only reads. zeroData is the number of zero pages that the
-// filesystem holds as data.
-func scan(ctx context.Context, f *os.File, size int64, id LayerID, kind Kind) (ix *Index, zeroData uint64, err error) {
+// its content. It only reads.
+func scan(ctx context.Context, f *os.File, size int64, id LayerID, kind Kind) (scanned, error) {
 	s := scanner{f: f, b: newIndexBuilder(id), hole: Zero, buf: make([]byte, scanChunk), zero: make([]byte, PageSize)}
 	if kind == Diff {
 		s.hole = Absent
 	}
-	at := int64(0)
-	for at < size {
+	fine := false
+	for at := int64(0); at < size; {
 		start, end, err := nextData(f, at, size)
 		if err != nil {
-			return nil, 0, err
+			return scanned{}, err
 		}
+		// The end of the file says nothing.
+		fine = fine || start < size && start/PageSize%2 == 1 || end < size && end/PageSize%2 == 1
 		s.b.add(s.hole, uint64(start-at)/PageSize)
 		if err := s.data(ctx, start, end); err != nil {
-			return nil, 0, err
+			return scanned{}, err
 		}
 		at = end
 	}
-	return s.b.finish(), s.zeroData, nil
+	return scanned{index: s.b.finish(), zeroData: s.zeroData, fine: fine}, nil
 }
 
 // nextData returns the first extent of data at or behind offset at, widened to
@@ -133,33 +144,4 @@ func fallocate(f *os.File, mode uint32, off, n int64) error {
 			return err
 		}
 	}
-}
-
-// probeOffset is where the probe writes its page: one page behind a 2 MiB
-// boundary, so that blocks and huge pages of any usual size would show.
-const probeOffset = 2<<20 + PageSize
-
-// reportsHoles finds out whether the filesystem of dir reports holes page by page:
-// it writes one page into the middle of an empty file and asks where the data is.
-//
-// Filesystems with larger blocks (XFS with large sectors, tmpfs with huge pages)
-// and those without SEEK_HOLE report pages as data that nobody wrote.
-func reportsHoles(dir string) (ok bool, err error) {
-	f, err := os.CreateTemp(dir, ".holes.tmp-*")
-	if err != nil {
-		return false, fmt.Errorf("probe holes: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := os.Remove(f.Name()); err != nil {
-		return false, fmt.Errorf("probe holes: %w", err)
-	}
-	const size = 2 * probeOffset
-	if err := f.Truncate(size); err != nil {
-		return false, fmt.Errorf("probe holes: %w", err)
-	}
-	if _, err := f.WriteAt(bytes.Repeat([]byte{1}, PageSize), probeOffset); err != nil {
-		return false, fmt.Errorf("probe holes: %w", err)
-	}
-	start, end, err := nextData(f, 0, size)
-	return start == probeOffset && end == probeOffset+PageSize, err
 }

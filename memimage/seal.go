@@ -14,13 +14,17 @@ import (
 	"github.com/faultline-vm/faultline/internal/atomicfile"
 )
 
-// SealOptions says what to make a layer of, and where. All fields but Base are
+// SealOptions says what to make a layer of, and where. Source, Dir and Kind are
 // required.
 type SealOptions struct {
 	// Source is the memory file that a VMM has finished writing. It must be a
 	// regular file with this one name, of a multiple of PageSize bytes, on the
-	// filesystem of Dir. Seal moves it into the image.
+	// filesystem of Dir. Seal moves it into the image; but see Keep.
 	Source string
+	// Keep leaves Source untouched where it is, and copies its data pages into
+	// the image. It may then have further names and be on any filesystem. Its
+	// zero pages become holes of the layer, those of a diff too.
+	Keep bool
 	// Dir is the directory of the image. It must exist and hold no memory.json;
 	// its subdirectory of layers is made when it is missing.
 	Dir string
@@ -41,7 +45,7 @@ type Sealed struct {
 	Pages Counts
 	// ZeroData is how many of the zero pages were data in Source.
 	ZeroData uint64
-	// Punched tells that those were turned into holes.
+	// Punched tells that those are holes of the layer now.
 	Punched bool
 }
 
@@ -52,7 +56,7 @@ type Sealed struct {
 //	raw        nothing but the base's layers; Source is as the VMM left it, or
 //	           with zero pages turned into holes (full layers only)
 //	indexed    layers/<id>.idx is there
-//	moved      layers/<id>.mem is there, Source is gone
+//	moved      layers/<id>.mem is there, Source is gone (or stays, with Keep)
 //	published  memory.json is there: the image is complete
 //
 // When Seal fails, or ctx ends, it goes back to raw, and Source may be sealed
@@ -60,7 +64,7 @@ type Sealed struct {
 // not an image and can be removed as a whole.
 //
 // A full layer's zero pages become holes, where the filesystem can do that. The
-// bytes of a diff are never touched: a zero page in it is data, for a hole would
+// bytes of a diff that is moved are never touched: a zero page in it is data, for a hole would
 // mean "absent" to anyone who has only the file, a second Seal after a failed one
 // included. Its index says zero.
 //
@@ -75,7 +79,7 @@ func Seal(ctx context.Context, o SealOptions) (Sealed, error) {
 	}
 	out, err := s.run(ctx)
 	if err != nil {
-		err = errors.Join(err, s.rollBack())
+		err = errors.Join(err, s.undo.rollBack())
 	}
 	// The file was synced before it was moved; nothing is pending that a failed
 	// close could lose.
@@ -110,14 +114,13 @@ type sealing struct {
 	file *os.File
 	size uint64
 	mode fs.FileMode
-	// undo brings back the state before, last step first.
-	undo []func() error
+	undo undo
 }
 
 // open opens the source, and checks all that can be known before work is done.
 func (s *sealing) open() error {
 	flag := os.O_RDONLY
-	if s.o.Kind == Full {
+	if s.o.Kind == Full && !s.o.Keep {
 		flag = os.O_RDWR // for punching holes
 	}
 	f, size, err := openRegular(s.o.Source, flag, "give the path of the memory file that the VMM wrote")
@@ -147,7 +150,7 @@ func (s *sealing) checkSource() error {
 			Remedy: "give the memory file, not the VM state, and only after the VMM has finished writing it",
 		}
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink != 1 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink != 1 && !s.o.Keep {
 		return &FileError{
 			Path: s.o.Source, Reason: ErrShared, Detail: fmt.Sprintf("it has %d names", st.Nlink),
 			Remedy: "another owner may be using it: let the VMM write into a new file, or seal a copy",
@@ -165,11 +168,8 @@ func (s *sealing) checkSource() error {
 
 // checkDir checks that the directory is free and that the base is in it.
 func (s *sealing) checkDir() error {
-	path := s.manifestPath()
-	if _, err := os.Lstat(path); err == nil {
-		return &FileError{Path: path, Reason: ErrExists, Remedy: "seal into a new directory: an image is never changed"}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return openError(path, "", err)
+	if err := checkFree(s.o.Dir); err != nil {
+		return err
 	}
 	for _, entry := range s.o.Base.Layers {
 		layer, _, err := openLayer(s.o.Dir, entry)
@@ -183,22 +183,33 @@ func (s *sealing) checkDir() error {
 	return nil
 }
 
-func (s *sealing) manifestPath() string { return filepath.Join(s.o.Dir, ManifestName) }
-
-// run goes through the states. The context is looked at before each step.
+// run goes through all states. The context is looked at before each step.
 func (s *sealing) run(ctx context.Context) (Sealed, error) {
-	ix, zeroData, err := scan(ctx, s.file, int64(s.size), s.id, s.o.Kind)
+	out, err := s.layer(ctx)
 	if err != nil {
 		return Sealed{}, err
 	}
-	out := Sealed{Layer: s.id, Pages: ix.Counts(), ZeroData: zeroData}
-	if s.o.Kind == Full && zeroData > 0 {
+	if err := ctx.Err(); err != nil {
+		return Sealed{}, err
+	}
+	return out, publishManifest(s.o.Dir, out.Manifest, &s.undo)
+}
+
+// layer goes from raw to moved.
+func (s *sealing) layer(ctx context.Context) (Sealed, error) {
+	found, err := scan(ctx, s.file, int64(s.size), s.id, s.o.Kind)
+	if err != nil {
+		return Sealed{}, err
+	}
+	ix := found.index
+	out := Sealed{Layer: s.id, Pages: ix.Counts(), ZeroData: found.zeroData, Punched: s.o.Keep}
+	if s.o.Kind == Full && found.zeroData > 0 && !s.o.Keep {
 		if out.Punched, err = punch(ctx, s.file, ix); err != nil {
 			return Sealed{}, err
 		}
 	}
-	if s.o.Kind == Diff && zeroData > 0 {
-		if err := s.requireFineHoles(); err != nil {
+	if s.o.Kind == Diff && found.zeroData > 0 {
+		if err := s.requireFineHoles(found.fine); err != nil {
 			return Sealed{}, err
 		}
 	}
@@ -209,58 +220,34 @@ func (s *sealing) run(ctx context.Context) (Sealed, error) {
 		return Sealed{}, err
 	}
 	mem, idx := layerPaths(s.o.Dir, entry)
-	for _, step := range []func() error{
-		func() error { return s.writeIndex(idx, ix) },
-		func() error { return s.move(mem) },
-		func() error { return s.publish(out.Manifest) },
-	} {
-		if err := ctx.Err(); err != nil {
-			return Sealed{}, err
-		}
-		if err := step(); err != nil {
-			return Sealed{}, err
-		}
+	if err := ctx.Err(); err != nil {
+		return Sealed{}, err
 	}
-	return out, nil
-}
-
-// requireFineHoles fails where a zero page in a data extent of a diff may be one
-// that the VMM never wrote. Taken as zero, it would hide the page below.
-func (s *sealing) requireFineHoles() error {
-	ok, err := reportsHoles(filepath.Dir(s.o.Source))
-	if err != nil {
-		return err
+	if err := s.writeIndex(idx, ix); err != nil {
+		return Sealed{}, err
 	}
-	if !ok {
-		return &FileError{
-			Path: s.o.Source, Reason: ErrCoarseHoles,
-			Detail: "it cannot be told which zero pages the VMM wrote",
-			Remedy: fmt.Sprintf("let diffs be written to a filesystem with blocks of %d bytes (ext4, XFS, btrfs, tmpfs without huge pages), or take a full capture", PageSize),
-		}
+	if err := ctx.Err(); err != nil {
+		return Sealed{}, err
 	}
-	return nil
+	if s.o.Keep {
+		return out, s.copy(ctx, mem, ix)
+	}
+	return out, s.move(mem)
 }
 
 // writeIndex goes from raw to indexed.
 func (s *sealing) writeIndex(path string, ix *Index) error {
-	dir := filepath.Dir(path)
-	switch err := os.Mkdir(dir, 0o755); {
-	case err == nil:
-		s.undo = append(s.undo, func() error { return os.Remove(dir) })
-		if err := atomicfile.SyncDir(s.o.Dir); err != nil {
-			return err
-		}
-	case !errors.Is(err, fs.ErrExist):
+	if err := makeLayersDir(s.o.Dir, &s.undo); err != nil {
 		return err
 	}
-	s.undo = append(s.undo, func() error { return removeIfThere(path) })
+	s.undo.add(func() error { return removeIfThere(path) })
 	return atomicfile.WriteFile(path, ix.Encode(), 0o444)
 }
 
 // move goes from indexed to moved. The mode is changed through the open file, and
 // first: under its new name the layer is never writable.
 func (s *sealing) move(path string) error {
-	s.undo = append(s.undo, func() error { return s.file.Chmod(s.mode) })
+	s.undo.add(func() error { return s.file.Chmod(s.mode) })
 	if err := s.file.Chmod(0o444); err != nil {
 		return err
 	}
@@ -271,35 +258,13 @@ func (s *sealing) move(path string) error {
 		if errors.Is(err, unix.EXDEV) {
 			return &FileError{
 				Path: s.o.Source, Reason: ErrOtherFilesystem, Err: err,
-				Remedy: "let the VMM write onto the filesystem of " + s.o.Dir + ", or copy the file there first",
+				Remedy: "let the VMM write onto the filesystem of " + s.o.Dir + ", or seal with Keep",
 			}
 		}
 		return err
 	}
-	s.undo = append(s.undo, func() error { return os.Rename(path, s.o.Source) })
+	s.undo.add(func() error { return os.Rename(path, s.o.Source) })
 	return atomicfile.SyncDir(filepath.Dir(path))
-}
-
-// publish goes from moved to published.
-func (s *sealing) publish(m Manifest) error {
-	data, err := m.Encode()
-	if err != nil {
-		return err
-	}
-	path := s.manifestPath()
-	s.undo = append(s.undo, func() error { return removeIfThere(path) })
-	return atomicfile.WriteFile(path, data, 0o644)
-}
-
-// rollBack goes back to raw. It does all it can, and returns what it could not.
-func (s *sealing) rollBack() error {
-	var errs []error
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		if err := s.undo[i](); err != nil {
-			errs = append(errs, fmt.Errorf("roll back: %w", err))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // removeIfThere removes a file that a failed step may or may not have made.

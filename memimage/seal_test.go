@@ -398,7 +398,7 @@ func TestReportsHolesIsFalseWhereBlocksAreLarge(t *testing.T) {
 	if start != 4<<20 {
 		t.Skip("tmpfs gives no huge pages here; use a kernel with CONFIG_TRANSPARENT_HUGEPAGE")
 	}
-	ok, err := reportsHoles(mount)
+	ok, err := ReportsHoles(mount)
 	if ok || err != nil {
 		t.Errorf("holes are reported page by page: %v, %v; want no", ok, err)
 	}

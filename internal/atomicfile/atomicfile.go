@@ -1,8 +1,13 @@
-// Package atomicfile replaces small files so that a reader, and whoever comes
-// after a crash, finds the whole old content or the whole new one.
+// Package atomicfile makes files so that a reader, and whoever comes after a
+// crash, finds the whole old content or the whole new one.
 //
-// The package owns no resources beyond a call, takes no locks and has no state.
-// Two writers of one path do not tear it; the later rename wins.
+// A file is filled under a temporary name in the directory of its path
+// ([Create]), and takes its path by a rename when it is complete and on disk. A
+// crash leaves the temporary name; [IsTemporary] tells a sweep which those are.
+//
+// The package takes no locks and has no state; it owns a [File] until that is
+// published or discarded. Two writers of one path do not tear it; the later
+// rename wins.
 package atomicfile
 
 import (
@@ -10,7 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
 )
 
@@ -26,39 +30,14 @@ const tempMark = ".tmp-"
 // exception: when only the last step, the fsync of the directory, failed, path
 // already holds the new content and a crash may still bring back the old one.
 func WriteFile(path string, data []byte, perm fs.FileMode) error {
-	dir, base := filepath.Split(path)
-	if dir == "" {
-		dir = "."
-	}
-	f, err := os.CreateTemp(dir, "."+base+tempMark+"*")
+	f, err := Create(path)
 	if err != nil {
-		return fmt.Errorf("write %s: create temporary file: %w", path, err)
+		return err
 	}
-	if err := fill(f, data, perm); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(f.Name())))
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), f.Discard())
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(f.Name())))
-	}
-	if err := SyncDir(dir); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-// fill writes data into f, makes it durable and closes f in every case.
-func fill(f *os.File, data []byte, perm fs.FileMode) error {
-	_, err := f.Write(data)
-	if err == nil {
-		err = f.Chmod(perm)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return f.Replace(perm)
 }
 
 // SyncDir makes the names in directory dir durable. A filesystem that has no
