@@ -33,25 +33,22 @@ func (s *session) faultLoop(ctx context.Context) error {
 	}
 	defer freeOffHeap(scratch)
 	messages := s.messages
+	var eager eagerness
 	for {
-		_, woken, err := s.fd.Wait(s.wake, s.parked.timeout())
-		if err != nil {
-			return fmt.Errorf("waiting for page faults: %w", err)
-		}
-		if woken {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
-			if err := s.wake.Drain(); err != nil {
+		n := 0
+		if eager.tries() {
+			if n, err = s.readMessages(messages); err != nil {
 				return err
 			}
-			if s.leaving.Load() != nil {
-				return errHandover
-			}
+			eager.told(n > 0)
 		}
-		n, err := s.readMessages(messages)
-		if err != nil {
-			return err
+		if n == 0 {
+			if err := s.await(ctx); err != nil {
+				return err
+			}
+			if n, err = s.readMessages(messages); err != nil {
+				return err
+			}
 		}
 		if err := s.fail.Hit(pointMessageRead); err != nil {
 			return err
@@ -74,6 +71,58 @@ func (s *session) faultLoop(ctx context.Context) error {
 			return err
 		}
 		s.turn.Store(0)
+	}
+}
+
+// await waits until there are messages to read, or it is time to retry what is parked.
+// An error ends the loop.
+func (s *session) await(ctx context.Context) error {
+	_, woken, err := s.fd.Wait(s.wake, s.parked.timeout())
+	if err != nil {
+		return fmt.Errorf("waiting for page faults: %w", err)
+	}
+	if !woken {
+		return nil
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if s.leaving.Load() != nil {
+		return errors.Join(s.wake.Drain(), errHandover)
+	}
+	return s.wake.Drain()
+}
+
+// eagerness decides whether to read the next messages without waiting for them first.
+// Where the kernel lets the guest run as soon as its page is installed, the guest's
+// next fault is often there already, and a wait would be a system call for nothing;
+// where they run on different processors it seldom is. So it follows experience.
+type eagerness struct {
+	score int // of recent tries, 0 to eagerMax
+	turns int // since the last wait, or the last try
+}
+
+const (
+	eagerMax   = 8
+	eagerProbe = 16 // turns until something that did not pay is tried once more
+	eagerRun   = 64 // turns without a wait, which alone notices that the session ends
+)
+
+// tries reports whether to read at once in this turn.
+func (e *eagerness) tries() bool {
+	e.turns++
+	if e.score > 0 {
+		return e.turns%eagerRun != 0
+	}
+	return e.turns%eagerProbe == 0
+}
+
+// told takes the outcome of a try.
+func (e *eagerness) told(hit bool) {
+	if hit {
+		e.score = min(e.score+2, eagerMax)
+	} else {
+		e.score = max(e.score-1, 0)
 	}
 }
 

@@ -2,6 +2,7 @@ package pager
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/faultline-vm/faultline/pager/control"
@@ -26,28 +27,49 @@ func (s *session) oldestFault() time.Duration {
 func (p *Pager) watch(ctx context.Context) {
 	tick := time.NewTicker(control.StallLimit / 2)
 	defer tick.Stop()
-	stalled := make(map[string]bool)
+	var serving []*session // reused, since looking must not make garbage
+	stalled := make(map[*session]bool)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		now := make(map[string]bool)
-		for _, s := range p.Sessions().Sessions {
-			if !s.Stalled {
-				continue
-			}
-			now[s.ID] = true
-			if !stalled[s.ID] {
-				p.log.Warn("a guest waits for a page", "session", s.ID, "for_ms", s.OldestFaultMS, "vmm_pid", s.VMMPID, "image", s.Image)
-			}
-		}
-		for id := range stalled {
-			if !now[id] {
-				p.log.Info("a guest waits no longer", "session", id)
+		serving = p.serving(serving[:0])
+		for _, s := range serving {
+			waits := s.oldestFault()
+			switch now := waits > control.StallLimit; {
+			case now && !stalled[s]:
+				stalled[s] = true
+				p.log.Warn("a guest waits for a page", "session", s.id, "for", waits, "image", s.imageArg)
+			case !now && stalled[s]:
+				delete(stalled, s)
+				p.log.Info("a guest waits no longer", "session", s.id)
 			}
 		}
-		stalled = now
+		for s := range stalled {
+			if !slices.Contains(serving, s) {
+				delete(stalled, s)
+			}
+		}
 	}
+}
+
+// serving appends the sessions that serve a VMM.
+func (p *Pager) serving(to []*session) []*session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.sessions {
+		if s.serves() {
+			to = append(to, s)
+		}
+	}
+	return to
+}
+
+// serves reports whether the session serves a VMM.
+func (s *session) serves() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state == control.Serving
 }

@@ -21,7 +21,7 @@ import (
 
 const usage = `faultline-pager serves the page faults of microVMs that were restored lazily.
 
-usage: faultline-pager --data-dir DIR [--cache-max-bytes SIZE] [--log-format text|json]
+usage: faultline-pager --data-dir DIR [--cache-max-bytes SIZE] [--log-format text|json] [--as VERSION]
        faultline-pager --version
 
 It listens on DIR/uffd/VERSION/control.sock and runs until it is drained:
@@ -41,6 +41,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	dataDir := flags.String("data-dir", "", "the host's data directory (required)")
 	cache := flags.String("cache-max-bytes", "4GiB", "bound of the shared page cache; the host gives memory only as it fills")
 	logFormat := flags.String("log-format", "text", "text or json, on standard error")
+	as := flags.String("as", "", "serve under this version's name, to try an upgrade of one pager by another")
 	version := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -56,6 +57,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "faultline-pager: %v\nrun faultline-pager --help for the arguments\n", err)
 		return 2
 	}
+	cfg.Version = *as
 	if cfg.Failpoints, err = failpoint.Parse(os.Getenv(failpoint.Env), Failpoints()...); err != nil {
 		fmt.Fprintf(stderr, "faultline-pager: %s: %v\n", failpoint.Env, err)
 		return 2

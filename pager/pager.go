@@ -44,8 +44,8 @@ type Config struct {
 	DataDir string
 	// CacheMaxBytes bounds the shared page cache, at least MinCacheBytes.
 	CacheMaxBytes uint64
-	// Version names the pager's directory; "" means Version(). Tests use others,
-	// to have two versions side by side.
+	// Version names the pager's directory; "" means Version(). Another one lets
+	// two pagers of one version stand side by side, as if they were two.
 	Version string
 	// Log receives what happens to sessions, never single faults. Nil discards.
 	Log *slog.Logger
@@ -109,6 +109,9 @@ func New(cfg Config) (*Pager, error) {
 	}
 	if cfg.Version == "" {
 		cfg.Version = Version()
+	}
+	if !control.ValidID(cfg.Version) {
+		return nil, fmt.Errorf("version %q cannot name a directory; use letters, digits, dots and dashes", cfg.Version)
 	}
 	p := &Pager{
 		cfg: cfg, version: cfg.Version, dir: Dir(cfg.DataDir, cfg.Version), log: cfg.Log, started: time.Now(),

@@ -78,10 +78,9 @@ func (u *unitLauncher) launch(ctx context.Context) (*running, error) {
 		return nil, err
 	}
 	if properties["ActiveState"] == "failed" {
-		// Else systemd would count earlier starts and refuse this one.
-		if _, err := systemctl(ctx, "reset-failed", u.unit); err != nil {
-			return nil, err
-		}
+		// Else systemd would count earlier starts and refuse this one. Whether that
+		// was forgotten already, the start will show.
+		_, _ = systemctl(ctx, "reset-failed", u.unit)
 	}
 	// Of a unit that runs, or that is being restarted, this waits for the start.
 	if _, err := systemctl(ctx, "start", u.unit); err != nil {
