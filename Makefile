@@ -5,6 +5,18 @@ VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 
 MODULE      := github.com/faultline-vm/faultline
 LDFLAGS     := -X $(MODULE)/cli.version=$(VERSION)
 BENCH_GROUPS ?= fault
+BIN         ?= bin
+
+# Where make install puts things: programs and units below PREFIX, the configuration
+# into SYSCONFDIR. DESTDIR is put in front of both, for packages.
+DESTDIR       ?=
+PREFIX        ?= /usr/local
+SYSCONFDIR    ?= /etc
+PAGER_VERSION := $(shell cat pager/VERSION)
+UNITS         := faultline.service faultline-pager@.service
+
+# A Debian with systemd for make test-systemd: made once, about 250 MB.
+SYSTEMD_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/faultline/systemd-root
 
 # Packages whose tests run a second time under the race detector: those that
 # share memory between goroutines.
@@ -12,12 +24,12 @@ RACE_PACKAGES ?= ./uffd/... ./memimage/... ./pager/... ./fcsim/... ./hypervisor/
 
 export CGO_ENABLED = 0
 
-.PHONY: build test vet lint demo bench clean
+.PHONY: build test vet lint demo bench clean install uninstall check-pager-version test-systemd
 
 build:
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/faultline ./cmd/faultline
-	$(GO) build -trimpath -o bin/faultline-pager ./cmd/faultline-pager
-	$(GO) build -trimpath -o bin/fcsim ./cmd/fcsim
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/faultline ./cmd/faultline
+	$(GO) build -trimpath -o $(BIN)/faultline-pager ./cmd/faultline-pager
+	$(GO) build -trimpath -o $(BIN)/fcsim ./cmd/fcsim
 
 vet:
 	$(GO) vet ./...
@@ -39,6 +51,47 @@ demo: build
 
 bench: build
 	@for group in $(BENCH_GROUPS); do bin/faultline bench $$group || exit 1; done
+
+# The pager lies under its version, so that other versions stay while their pagers
+# run; bin has a link to the one that was installed last. A configuration that is
+# there is kept.
+install: build
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/faultline/pager/$(PAGER_VERSION)' \
+		'$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(SYSCONFDIR)/faultline'
+	install -m 755 $(BIN)/faultline $(BIN)/fcsim '$(DESTDIR)$(PREFIX)/bin/'
+	install -m 755 $(BIN)/faultline-pager '$(DESTDIR)$(PREFIX)/lib/faultline/pager/$(PAGER_VERSION)/faultline-pager.new'
+	cd '$(DESTDIR)$(PREFIX)/lib/faultline/pager/$(PAGER_VERSION)' && mv -f faultline-pager.new faultline-pager
+	ln -sfn '../lib/faultline/pager/$(PAGER_VERSION)/faultline-pager' '$(DESTDIR)$(PREFIX)/bin/faultline-pager'
+	for unit in $(UNITS); do \
+		sed 's,/usr/local/,$(PREFIX)/,; s, /etc/, $(SYSCONFDIR)/,' deploy/systemd/$$unit > $(BIN)/$$unit && \
+		install -m 644 $(BIN)/$$unit '$(DESTDIR)$(PREFIX)/lib/systemd/system/' || exit 1; done
+	$(BIN)/faultline config sample > $(BIN)/config.yaml
+	test -e '$(DESTDIR)$(SYSCONFDIR)/faultline/config.yaml' || \
+		install -m 644 $(BIN)/config.yaml '$(DESTDIR)$(SYSCONFDIR)/faultline/'
+
+# All versions of the pager go. Data and a configuration that was changed stay.
+uninstall:
+	if '$(DESTDIR)$(PREFIX)/bin/faultline' config sample 2>/dev/null | \
+		cmp -s - '$(DESTDIR)$(SYSCONFDIR)/faultline/config.yaml'; then \
+		rm '$(DESTDIR)$(SYSCONFDIR)/faultline/config.yaml'; fi
+	rm -f '$(DESTDIR)$(PREFIX)/bin/faultline' '$(DESTDIR)$(PREFIX)/bin/faultline-pager' '$(DESTDIR)$(PREFIX)/bin/fcsim'
+	cd '$(DESTDIR)$(PREFIX)/lib/systemd/system' 2>/dev/null && rm -f $(UNITS) || true
+	rm -rf '$(DESTDIR)$(PREFIX)/lib/faultline'
+	rmdir '$(DESTDIR)$(SYSCONFDIR)/faultline' 2>/dev/null || true
+
+# BASE is the revision to compare with; without it the last release.
+check-pager-version:
+	$(GO) run ./internal/pagerversion -base '$(BASE)'
+
+# Root, systemd-nspawn and debootstrap are needed.
+test-systemd: $(SYSTEMD_ROOT)/usr/lib/systemd/systemd
+	FAULTLINE_SYSTEMD_ROOT='$(SYSTEMD_ROOT)' $(GO) test -count=1 -v -timeout=10m ./e2e/systemd
+
+$(SYSTEMD_ROOT)/usr/lib/systemd/systemd:
+	mkdir -p '$(dir $(SYSTEMD_ROOT))'
+	rm -rf '$(SYSTEMD_ROOT).new'
+	debootstrap --variant=minbase --include=systemd,systemd-sysv stable '$(SYSTEMD_ROOT).new' http://deb.debian.org/debian
+	mv '$(SYSTEMD_ROOT).new' '$(SYSTEMD_ROOT)'
 
 clean:
 	rm -rf bin

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/supervisor"
 )
-
-const pagerName = "faultline-pager"
 
 // startPager starts the pager and returns what stops it. With the backend file
 // there is none.
@@ -72,19 +67,4 @@ func (d *demo) watch(ctx context.Context, pager *client.Client) (end func()) {
 
 // FindPager returns the path of the pager: the configured one, else where a build
 // or an installation puts it, which is beside this program or on PATH.
-func FindPager(configured string) (string, error) {
-	if configured != "" {
-		return configured, nil
-	}
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), pagerName)
-		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() {
-			return beside, nil
-		}
-	}
-	path, err := exec.LookPath(pagerName)
-	if err != nil {
-		return "", errors.New("no " + pagerName + " beside this program or on PATH: run make build")
-	}
-	return filepath.Abs(path)
-}
+func FindPager(configured string) (string, error) { return supervisor.FindBinary(configured) }

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds what hangs. Nothing is expected to come near it.
-const patience = time.Minute
+const patience = 30 * time.Second
 
 // quick restarts soon, and gives up only in tests that want it.
 var quick = Restart{MinDelay: time.Millisecond, MaxDelay: 10 * time.Millisecond, Limit: -1}
@@ -81,7 +81,7 @@ func awaitOther(t *testing.T, c *client.Client, pid int) control.Health {
 	return control.Health{}
 }
 
-// awaitStatus waits until the supervisor watches the process pid.
+// awaitWatching waits until the supervisor watches the process pid.
 func awaitWatching(t *testing.T, s *Supervisor, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -90,6 +90,17 @@ func awaitWatching(t *testing.T, s *Supervisor, pid int) {
 		}
 	}
 	t.Fatalf("the supervisor does not watch pager %d: %+v", pid, s.Status())
+}
+
+// outcome waits for the end of the supervision.
+func outcome(t *testing.T, s *Supervisor) error {
+	t.Helper()
+	select {
+	case <-s.Over():
+	case <-time.After(patience):
+		t.Fatalf("the supervision goes on: %+v", s.Status())
+	}
+	return s.Err()
 }
 
 func TestKilledPagerIsReplaced(t *testing.T) {
@@ -135,7 +146,7 @@ func TestDrainedPagerStaysDown(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Close()
-		if err := s.Err(); err != nil || s.Status().State != Stopped {
+		if err := outcome(t, s); err != nil || s.Status().State != Stopped {
 			t.Errorf("found %v: %v, %+v; want stopped without an error", found, err, s.Status())
 		}
 	}
@@ -152,7 +163,7 @@ func TestGivesUp(t *testing.T) {
 	}
 	kill(t, s.PID())
 	var gaveUp *GaveUpError
-	if err := s.Err(); !errors.As(err, &gaveUp) || gaveUp.Deaths != 4 || !strings.Contains(err.Error(), "pager.log") {
+	if err := outcome(t, s); !errors.As(err, &gaveUp) || gaveUp.Deaths != 4 || !strings.Contains(err.Error(), "pager.log") {
 		t.Errorf("the fourth death gave %v; want an error that says so and names the log", err)
 	}
 	if s.Status().State != GaveUp {
@@ -172,7 +183,7 @@ func TestGivesUpOnStarts(t *testing.T) {
 	}
 	kill(t, s.PID())
 	var gaveUp *GaveUpError
-	if err := s.Err(); !errors.As(err, &gaveUp) || gaveUp.Deaths != 5 || !strings.Contains(err.Error(), "pager.lock") {
+	if err := outcome(t, s); !errors.As(err, &gaveUp) || gaveUp.Deaths != 5 || !strings.Contains(err.Error(), "pager.lock") {
 		t.Errorf("got %v; want an error that says why the last start failed", err)
 	}
 }
@@ -187,7 +198,7 @@ func TestContextLeavesThePager(t *testing.T) {
 	t.Cleanup(func() { endPager(t, first.cfg.Options) })
 	pid := first.PID()
 	cancel()
-	if err := first.Err(); err != nil || first.Status().State != Released {
+	if err := outcome(t, first); err != nil || first.Status().State != Released {
 		t.Errorf("the end of the context gave %v, %+v", err, first.Status())
 	}
 	if err := first.Stop(t.Context()); err == nil {
