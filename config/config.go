@@ -1,0 +1,93 @@
+package config
+
+import (
+	"time"
+
+	"github.com/faultline-vm/faultline/instance"
+)
+
+// Config is the configuration. See [Sample] for what each key means.
+type Config struct {
+	DataDir    string
+	API        API
+	Hypervisor Hypervisor
+	Pager      Pager
+	Network    Network
+	Capture    Capture
+}
+
+// API is where the daemon listens.
+type API struct {
+	Socket      string
+	SocketGroup string
+}
+
+// Hypervisor says what runs the VMMs, and how they are restored.
+type Hypervisor struct {
+	Prefer                           string
+	FirecrackerBinary                string
+	FirecrackerArguments             []string
+	SimulatorBinary                  string
+	FirecrackerSnapshotMemoryBackend instance.Backend
+	FirecrackerUffdCacheMaxBytes     Size
+	FirecrackerMaxConcurrentRestores int
+}
+
+// Pager says which pager serves page faults, and what keeps it running.
+type Pager struct {
+	Binary  string
+	Manager string
+}
+
+// Network says how forks come to their taps and their guests to their addresses.
+type Network struct {
+	TapTemplate          string
+	ReconfigureCommand   []string
+	ReconfigureVsockPort int
+	ReconfigureTimeout   time.Duration
+}
+
+// Capture says where captures of running instances are staged.
+type Capture struct {
+	StageDir     string
+	StageBudget  Size
+	StageReserve Size
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		DataDir: "/var/lib/faultline",
+		Hypervisor: Hypervisor{
+			Prefer:                           "auto",
+			FirecrackerSnapshotMemoryBackend: instance.File,
+			FirecrackerUffdCacheMaxBytes:     4 << 30,
+			FirecrackerMaxConcurrentRestores: 32,
+		},
+		Pager:   Pager{Manager: "auto"},
+		Network: Network{ReconfigureTimeout: 10 * time.Second},
+		Capture: Capture{StageDir: "/dev/shm/faultline", StageReserve: 1 << 30},
+	}
+}
+
+// SocketPath returns where the daemon listens.
+func (c Config) SocketPath() string {
+	if c.API.Socket != "" {
+		return c.API.Socket
+	}
+	return c.DataDir + "/faultline.sock"
+}
+
+// Instance returns what of the configuration a Manager takes. Hypervisor, Pager,
+// Stages and Logger are the caller's to add.
+func (c Config) Instance() instance.Config {
+	return instance.Config{
+		DataDir:               c.DataDir,
+		Backend:               c.Hypervisor.FirecrackerSnapshotMemoryBackend,
+		MaxConcurrentRestores: c.Hypervisor.FirecrackerMaxConcurrentRestores,
+		TapTemplate:           c.Network.TapTemplate,
+		Reconfigure: instance.Reconfigure{
+			Command: c.Network.ReconfigureCommand, VsockPort: uint32(c.Network.ReconfigureVsockPort), Timeout: c.Network.ReconfigureTimeout,
+		},
+	}
+}

@@ -1,0 +1,79 @@
+package instance
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/faultline-vm/faultline/hypervisor"
+)
+
+// ValidateTapTemplate checks a Config.TapTemplate.
+func ValidateTapTemplate(template string) error {
+	if template == "" {
+		return nil
+	}
+	name := expandTap(template, "0123456789abcdef", maxNetworks-1)
+	if !tapPattern.MatchString(name) || !strings.Contains(template, "{id}") || !strings.Contains(template, "{n}") {
+		return badRequest(`use "{id}" and "{n}" in it, like "t{id}-{n}"`, "the tap template %.80q makes %.80q, which is no name of at most 15 bytes that differs by instance and interface", template, name)
+	}
+	return nil
+}
+
+func expandTap(template, id string, n int) string {
+	return strings.NewReplacer("{id}", id[:8], "{n}", strconv.Itoa(n)).Replace(template)
+}
+
+// withTaps returns the specification with a tap for every interface: the one given,
+// else, if it has none or it is not to be kept, one by the template.
+func (m *Manager) withTaps(spec Spec, id string, given []Tap, keep bool) (Spec, error) {
+	spec.Networks = slices.Clone(spec.Networks)
+	for _, t := range given {
+		i := slices.IndexFunc(spec.Networks, func(n Network) bool { return n.ID == t.ID })
+		if i < 0 || !tapPattern.MatchString(t.Tap) {
+			return Spec{}, badRequest("name an interface of the instance and a tap of 1 to 15 letters, digits, dots, dashes and underscores", "tap %.80q for the interface %.80q", t.Tap, t.ID)
+		}
+	}
+	for i := range spec.Networks {
+		n := &spec.Networks[i]
+		at := slices.IndexFunc(given, func(t Tap) bool { return t.ID == n.ID })
+		switch {
+		case at >= 0:
+			n.Tap = given[at].Tap
+		case keep && n.Tap != "":
+		case m.cfg.TapTemplate != "":
+			n.Tap = expandTap(m.cfg.TapTemplate, id, i)
+		default:
+			return Spec{}, badRequest("name one, or configure a template for taps", "the interface %s needs a tap of its own", n.ID)
+		}
+	}
+	return spec, nil
+}
+
+// overrides are the taps of an instance in the words of a restore. A capture knows
+// the taps of the instance that it was taken of.
+func overrides(spec Spec) []hypervisor.NetworkOverride {
+	var list []hypervisor.NetworkOverride
+	for _, n := range spec.Networks {
+		list = append(list, hypervisor.NetworkOverride{ID: n.ID, Tap: n.Tap})
+	}
+	return list
+}
+
+func taps(spec Spec) []Tap {
+	list := []Tap{}
+	for _, n := range spec.Networks {
+		list = append(list, Tap{ID: n.ID, Tap: n.Tap})
+	}
+	return list
+}
+
+// tapVariables are the environment of a reconfiguration command.
+func tapVariables(spec Spec) []string {
+	var list []string
+	for _, n := range spec.Networks {
+		list = append(list, fmt.Sprintf("FAULTLINE_TAP_%s=%s", n.ID, n.Tap))
+	}
+	return list
+}
