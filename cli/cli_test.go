@@ -42,6 +42,8 @@ func TestUsageErrors(t *testing.T) {
 		"unknown command":    {[]string{"dance"}, "dance"},
 		"unknown flag":       {[]string{"demo", "--spoons"}, "--spoons"},
 		"unknown hypervisor": {[]string{"demo", "--hypervisor", "qemu"}, "--hypervisor"},
+		"unknown group":      {[]string{"bench", "fualt"}, "fault"},
+		"no group":           {[]string{"bench"}, "<group>"},
 		"no size":            {[]string{"demo", "--mem", "much"}, "write it like 256MiB"},
 		"a missing kernel":   {[]string{"demo", "--kernel", "no/such/file"}, "no/such/file"},
 		"an argument":        {[]string{"version", "please"}, "please"},
