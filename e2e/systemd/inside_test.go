@@ -351,16 +351,26 @@ func daemonRestart(t *testing.T) {
 	}
 	const unit = "faultline.service"
 	systemctl(t, "start", unit)
-	eventually(t, "the daemon answers", func() bool { _, err := faultline("list"); return err == nil })
-	if out, err := faultline("create", "web", "--workload", "touch"); err != nil {
+	eventually(t, "the daemon answers", func() bool { _, err := faultline("ps"); return err == nil })
+	if out, err := faultline("create", "web", "--kernel", "/etc/hostname", "--mem", "32MiB", "--boot-args", "faultline.pages=64", "--start"); err != nil {
 		t.Fatalf("create: %v\n%s", err, out)
 	}
 	processes := func() string {
-		out, err := exec.Command("pgrep", "-x", "fcsim").Output()
+		names, err := filepath.Glob("/proc/[0-9]*/comm")
 		if err != nil {
-			t.Fatalf("no VMM runs: %v", err)
+			t.Fatal(err)
 		}
-		return string(out)
+		var found []string
+		for _, name := range names {
+			// A process may end between the listing and the reading.
+			if comm, err := os.ReadFile(name); err == nil && string(comm) == "fcsim\n" {
+				found = append(found, name)
+			}
+		}
+		if len(found) == 0 {
+			t.Fatal("no VMM runs")
+		}
+		return strings.Join(found, " ")
 	}
 	before := processes()
 	for _, how := range [][]string{{"kill", "--signal=SIGKILL", unit}, {"restart", unit}} {
@@ -368,7 +378,7 @@ func daemonRestart(t *testing.T) {
 		systemctl(t, how...)
 		eventually(t, "another daemon answers", func() bool {
 			now := systemctl(t, "show", "--value", "--property=MainPID", unit)
-			_, err := faultline("list")
+			_, err := faultline("ps")
 			return now != main && now != "0" && err == nil
 		})
 		if after := processes(); after != before {
