@@ -373,7 +373,7 @@ func daemonRestart(t *testing.T) {
 		return strings.Join(found, " ")
 	}
 	before := processes()
-	for _, how := range [][]string{{"kill", "--signal=SIGKILL", unit}, {"restart", unit}} {
+	for _, how := range [][]string{{"kill", "--kill-whom=main", "--signal=SIGKILL", unit}, {"restart", unit}} {
 		main := systemctl(t, "show", "--value", "--property=MainPID", unit)
 		systemctl(t, how...)
 		eventually(t, "another daemon answers", func() bool {
