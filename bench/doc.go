@@ -32,6 +32,15 @@
 // what its page cache holds that was seen while 25 forks of a 1 GiB guest restored,
 // checked and rewrote 64 MiB each; every page must have been right.
 //
+// # Group manager
+//
+// The daemon is a process of its own, asked through its API and, for ps_ms, through
+// the command line. daemon_start_s is the time from its start to its first answer with
+// 1,000 instances in standby, daemon_memory_mib the most memory that it had resident
+// then, and ps_ms the whole run of `faultline ps`. forks_failed counts those of 100
+// forks of one snapshot, requested at once, that did not come to run, or found a page
+// of their memory wrong.
+//
 // # Ownership
 //
 // A run owns every process, socket and file that it makes, in one directory, and
