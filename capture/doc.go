@@ -38,7 +38,8 @@
 // # Rules
 //
 // No file that has been published is written again, and the VMM only ever writes
-// into new files. Nothing refers to another owner's directory: a capture, a fork or
+// into new files. Flattening ([memimage.Flatten]) puts another memory.json in the
+// place of a capture's, which has the same memory. Nothing refers to another owner's directory: a capture, a fork or
 // a snapshot can be removed at any time, whoever was made from it.
 //
 // The only lock is the one inside [Lineage]. It is held during a capture, and by

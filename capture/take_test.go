@@ -122,6 +122,9 @@ func TestTakeRefusesANameThatIsTaken(t *testing.T) {
 		t.Errorf("error %v, want fs.ErrExist", err)
 	}
 	w.verify(t, first.Capture.Dir)
+	if len(v.snapshots) != 1 {
+		t.Error("the guest was paused for a capture that could not be")
+	}
 	for _, bad := range []string{".hidden", "a/b", "..", strings.Repeat("x", 65)} {
 		r.ID = bad
 		if _, err := Take(t.Context(), r); err == nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -90,7 +91,10 @@ func TestRun(t *testing.T) {
 
 // Streams do not keep the daemon from ending.
 func TestEndWithStreams(t *testing.T) {
-	c, end := start(t, testConfig(t))
+	cfg := testConfig(t)
+	var log bytes.Buffer
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	c, end := start(t, cfg)
 	begun, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- c.Events(context.Background(), "", func() { close(begun) }, func(instance.Event) error { return nil })
@@ -101,6 +105,9 @@ func TestEndWithStreams(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("the stream ended with %v", err)
+	}
+	if strings.Contains(log.String(), "undone") {
+		t.Errorf("the daemon waited for the stream: %s", log.String())
 	}
 }
 
