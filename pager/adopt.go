@@ -58,7 +58,7 @@ func (p *Pager) adopt(id string, fd *uffd.FD) *session {
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		delete(p.opening, id)
+		p.opened(id)
 		return nil
 	}
 	if err == nil && found.request.ID != id {
@@ -69,7 +69,7 @@ func (p *Pager) adopt(id string, fd *uffd.FD) *session {
 	s.state = control.Adopting
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	p.mu.Lock()
-	delete(p.opening, id)
+	p.opened(id)
 	p.forget(id)
 	p.sessions[id] = s
 	p.counts.Created++

@@ -274,3 +274,37 @@ func TestMainRefusesBadArguments(t *testing.T) {
 		t.Errorf("--version: %d, %q", code, stdout.String())
 	}
 }
+
+// A request that was given up must leave no session, whether its maker closes the
+// session meanwhile or nobody does.
+func TestCreateThatWasGivenUp(t *testing.T) {
+	p := newTestPager(t, MinCacheBytes)
+	manifest, _ := sealed(t, 8, 1, everyPage)
+	body, err := json.Marshal(control.SessionRequest{ID: "a", Image: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	p.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "POST", "/sessions", bytes.NewReader(body)))
+	if s, err := p.Session("a"); err != nil || s.State != control.Ended {
+		t.Errorf("the session of a request that was given up is %+v, %v", s, err)
+	}
+
+	if err := p.admit("b"); err != nil { // as in the middle of its making
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { _, err := p.CloseSession("b"); closed <- err }()
+	select {
+	case err := <-closed:
+		t.Fatalf("a session in the making was closed at once: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	p.mu.Lock()
+	p.opened("b")
+	p.mu.Unlock()
+	if err := <-closed; problem.From(err).Code != "session_unknown" {
+		t.Errorf("a session that was not made after all: %v", err)
+	}
+}

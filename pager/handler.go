@@ -1,7 +1,9 @@
 package pager
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/faultline-vm/faultline/internal/problem"
@@ -21,6 +23,11 @@ func (p *Pager) Handler() http.Handler {
 			return 0, nil, err
 		}
 		s, err := p.Create(req)
+		if gone := context.Cause(r.Context()); err == nil && gone != nil {
+			// Nobody will learn of this session, so nobody would close it.
+			_, err = p.CloseSession(req.ID)
+			err = errors.Join(gone, err)
+		}
 		return http.StatusCreated, s, err
 	}))
 	mux.HandleFunc("GET /sessions/{id}", answer(func(r *http.Request) (int, any, error) {

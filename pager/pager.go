@@ -88,9 +88,9 @@ type Pager struct {
 	closeErr   error // of the first Close
 
 	mu       sync.Mutex
-	sessions map[string]*session // by id; protected by mu
-	opening  map[string]bool     // ids of sessions whose image is being opened; protected by mu
-	over     []*session          // those of sessions that are over, oldest first; protected by mu
+	sessions map[string]*session      // by id; protected by mu
+	opening  map[string]chan struct{} // of sessions that are being made, by id; closed when that is over; protected by mu
+	over     []*session               // those of sessions that are over, oldest first; protected by mu
 	counts   control.SessionCounts
 	draining bool          // protected by mu
 	drained  chan struct{} // closed when draining and nothing is active
@@ -117,7 +117,7 @@ func New(cfg Config) (*Pager, error) {
 		cfg: cfg, version: cfg.Version, dir: Dir(cfg.DataDir, cfg.Version), log: cfg.Log, started: time.Now(),
 		sharedHuge: newHugePool(sharedHugeBuffers),
 		sessions:   make(map[string]*session),
-		opening:    make(map[string]bool),
+		opening:    make(map[string]chan struct{}),
 		drained:    make(chan struct{}),
 	}
 	err := p.takeDirectory()
@@ -157,7 +157,7 @@ func (p *Pager) Create(req control.SessionRequest) (control.Session, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.opening, req.ID)
+	p.opened(req.ID)
 	if err != nil {
 		p.checkDrained()
 		return control.Session{}, err
@@ -200,14 +200,20 @@ func (p *Pager) admit(id string) error {
 	if p.draining {
 		return problem.New(http.StatusServiceUnavailable, "draining", "create the session at a newer pager", "the pager is draining and takes no new session")
 	}
-	if s := p.sessions[id]; p.opening[id] || s != nil && (!p.isOver(s) || s.stranded()) {
+	if s := p.sessions[id]; p.opening[id] != nil || s != nil && (!p.isOver(s) || s.stranded()) {
 		return problem.New(http.StatusConflict, "session_exists", "close it first, or use another id", "session %q exists already", id)
 	}
 	if active := len(p.opening) + len(p.sessions) - len(p.over); active >= maxSessions {
 		return problem.New(http.StatusServiceUnavailable, "too_many_sessions", "close sessions", "%d sessions are active, which is the limit", active)
 	}
-	p.opening[id] = true
+	p.opening[id] = make(chan struct{})
 	return nil
+}
+
+// opened ends what admit began. p.mu is held.
+func (p *Pager) opened(id string) {
+	close(p.opening[id])
+	delete(p.opening, id)
 }
 
 func (p *Pager) isOver(s *session) bool { return slices.Contains(p.over, s) }
@@ -239,7 +245,16 @@ func (p *Pager) finish(s *session) {
 // CloseSession ends a session: a VMM that is still attached is killed first, since
 // without its session it would freeze at the next absent page. It returns when
 // nothing of the session is left. Closing a session that is over changes nothing.
+//
+// A session that is just being made is waited for: whoever gave up the request that
+// makes it must be able to be rid of it.
 func (p *Pager) CloseSession(id string) (control.Session, error) {
+	p.mu.Lock()
+	making := p.opening[id]
+	p.mu.Unlock()
+	if making != nil {
+		<-making
+	}
 	s, err := p.session(id)
 	if err != nil {
 		return control.Session{}, err

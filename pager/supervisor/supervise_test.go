@@ -92,6 +92,14 @@ func awaitWatching(t *testing.T, s *Supervisor, pid int) {
 	t.Fatalf("the supervisor does not watch pager %d: %+v", pid, s.Status())
 }
 
+// patient returns a context that ends with patience.
+func patient(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // outcome waits for the end of the supervision.
 func outcome(t *testing.T, s *Supervisor) error {
 	t.Helper()
@@ -118,7 +126,7 @@ func TestKilledPagerIsReplaced(t *testing.T) {
 	if group, err := syscall.Getpgid(s.PID()); err != nil || group != s.PID() {
 		t.Errorf("the pager %d is in the process group %d, %v", s.PID(), group, err)
 	}
-	if err := s.Stop(t.Context()); err != nil {
+	if err := s.Stop(patient(t)); err != nil {
 		t.Fatal(err)
 	}
 	if st := s.Status(); st.State != Stopped {
@@ -285,7 +293,7 @@ func TestVersionsSideBySide(t *testing.T) {
 	if old.Status().Restarts != 1 || young.Status().Restarts != 1 {
 		t.Errorf("one death each gave %+v and %+v", old.Status(), young.Status())
 	}
-	if err := old.Stop(t.Context()); err != nil {
+	if err := old.Stop(patient(t)); err != nil {
 		t.Fatal(err)
 	}
 	list, err := Versions(t.Context(), cfg.DataDir)
@@ -321,7 +329,7 @@ func TestSuperviseFailures(t *testing.T) {
 		test.change(&cfg)
 		s, err := Supervise(t.Context(), cfg)
 		if err == nil {
-			s.Stop(t.Context())
+			s.Stop(patient(t))
 		}
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s gave %v; want an error with %q", name, err, test.want)
