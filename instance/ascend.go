@@ -60,6 +60,7 @@ func (r *run) ascend(a ascent) error {
 			return err
 		}
 		r.onUndo(vmm.Kill)
+		r.m.sessions.serves(a.session)
 		return nil
 	}); err != nil {
 		return r.explain(err, a.session)
@@ -111,7 +112,6 @@ func (r *run) openMemory(a ascent, spec *hypervisor.RestoreSpec) error {
 		if err != nil {
 			return err
 		}
-		r.m.sessions.made(a.session)
 		spec.Memory = hypervisor.Memory{Backend: hypervisor.Uffd, Path: s.Socket}
 		return nil
 	})

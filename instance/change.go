@@ -50,10 +50,18 @@ func (m *Manager) done(r *run, err error) {
 }
 
 // permit looks at the instance and checks that its state allows the operation. The
-// gate is held.
+// gate is held alone.
 func (m *Manager) permit(ctx context.Context, ref string, e *entry, op Operation) error {
 	if e.isGone() {
 		return notFound("instance", ref)
+	}
+	if e.unsettled() {
+		if err := m.settle(ctx, e); err != nil {
+			m.cfg.Logger.Debug("an instance cannot be settled yet", "instance", e.id, "error", err)
+		}
+		if e.isGone() {
+			return notFound("instance", ref)
+		}
 	}
 	state, reason := m.look(ctx, e)
 	if _, ok := Outcome(state, op); !ok {

@@ -24,6 +24,8 @@ const victimVariable = "FAULTLINE_TEST_VICTIM"
 const (
 	victimDirVariable = "FAULTLINE_TEST_VICTIM_DIR"
 	victimBinVariable = "FAULTLINE_TEST_VICTIM_BIN"
+	// Not failpoint.Env, which the pager would find as well.
+	victimPointVariable = "FAULTLINE_TEST_VICTIM_POINT"
 )
 
 func victim() int {
@@ -34,7 +36,7 @@ func victim() int {
 		if err != nil {
 			return err
 		}
-		set, err := failpoint.Parse(os.Getenv(failpoint.Env), Failpoints()...)
+		set, err := failpoint.Parse(os.Getenv(victimPointVariable), Failpoints()...)
 		if err != nil {
 			return err
 		}
@@ -60,30 +62,37 @@ func victim() int {
 // of every operation. The next one finds the state before or the state after, with
 // every guest right, and nothing else.
 func TestKilledAtEveryStep(t *testing.T) {
-	s := newSite(t)
 	for number, c := range scenarios {
-		fresh := true
-		for i, step := range operationSteps[c.op] {
-			points := []string{point(c.op, step)}
-			if i == len(operationSteps[c.op])-1 {
-				points = append(points, points[0]+behind)
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			testKilled(t, number, c)
+		})
+	}
+}
+
+func testKilled(t *testing.T, number int, c scenario) {
+	s := newSite(t)
+	fresh := true
+	for i, step := range operationSteps[c.op] {
+		points := []string{point(c.op, step)}
+		if i == len(operationSteps[c.op])-1 {
+			points = append(points, points[0]+behind)
+		}
+		for _, at := range points {
+			if testing.Short() && (number+i)%4 != 0 {
+				continue // under the race detector, where it takes long
 			}
-			for _, at := range points {
-				if testing.Short() && (number+i)%4 != 0 {
-					continue // under the race detector, where it takes long
+			if fresh {
+				m := s.reopen(nil)
+				s.empty(m)
+				c.setup(s, m)
+				if err := m.Close(); err != nil {
+					t.Fatal(err)
 				}
-				if fresh {
-					m := s.reopen(nil)
-					s.empty(m)
-					c.setup(s, m)
-					if err := m.Close(); err != nil {
-						t.Fatal(err)
-					}
-				}
-				fresh = s.killAt(number, at)
-				if t.Failed() {
-					t.Fatalf("%s, killed at %s", c.name, at)
-				}
+			}
+			fresh = s.killAt(number, at)
+			if t.Failed() {
+				t.Fatalf("%s, killed at %s", c.name, at)
 			}
 		}
 	}
@@ -100,7 +109,7 @@ func (s *site) killAt(number int, at string) (done bool) {
 	}
 	cmd := exec.CommandContext(within(s.t), os.Args[0])
 	cmd.Env = append(os.Environ(), victimVariable+"="+strconv.Itoa(number), victimDirVariable+"="+s.dir, victimBinVariable+"="+bin,
-		failpoint.Env+"="+at+"=crash")
+		victimPointVariable+"="+at+"=crash")
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL

@@ -28,11 +28,14 @@ func TestMain(m *testing.M) {
 		os.Exit(victim())
 	}
 	code := m.Run()
-	if dir, err := binaries(); err == nil && code >= 0 {
-		os.RemoveAll(dir)
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(code)
 }
+
+// built is the directory of binaries, once there is one.
+var built string
 
 // binaries builds fcsim and the pager once and returns their directory.
 var binaries = sync.OnceValues(func() (string, error) {
@@ -40,6 +43,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	build := exec.Command("go", "build", "-o", dir+"/", "github.com/faultline-vm/faultline/cmd/fcsim", "github.com/faultline-vm/faultline/cmd/faultline-pager")
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build: %w: %s", err, out)

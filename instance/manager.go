@@ -89,7 +89,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if err := m.recover(ctx); err != nil {
 		m.stop()
 		m.watching.Wait()
-		return nil, errors.Join(err, m.lockFile.Close())
+		return nil, errors.Join(err, unlockDir(m.lockFile))
 	}
 	m.watching.Go(m.watch)
 	return m, nil
@@ -109,7 +109,7 @@ func (m *Manager) Close() error {
 	m.stop()
 	m.watching.Wait()
 	m.events.close()
-	return m.lockFile.Close()
+	return unlockDir(m.lockFile)
 }
 
 // enter notes an operation; leave it with the function returned.

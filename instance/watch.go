@@ -62,16 +62,20 @@ func (m *Manager) lookAfter(e *entry) {
 	if !e.gate.tryShare() {
 		return
 	}
-	unsettled := false
-	if !e.isGone() {
+	settle := !e.isGone() && (e.unsettled() || e.brokenReason() != "")
+	if !settle && !e.isGone() {
 		m.look(m.background, e)
-		rec, vmm := e.record(), e.process()
-		unsettled = rec.Pending != nil || rec.VMM != nil && (vmm == nil || ended(vmm)) || e.brokenReason() != ""
 	}
 	e.gate.unshare()
-	if unsettled {
+	if settle {
 		m.settleLater(e)
 	}
+}
+
+// unsettled tells that the record does not say yet what has become of the instance.
+func (e *entry) unsettled() bool {
+	rec, vmm := e.record(), e.process()
+	return rec.Pending != nil || rec.VMM != nil && (vmm == nil || ended(vmm))
 }
 
 // settleLater settles an instance that was left unsettled, and reads a record again
@@ -228,11 +232,12 @@ type sessionView struct {
 	asked time.Time                  // protected by mu; when the answer was asked for
 	err   error                      // protected by mu
 	known map[string]control.Session // protected by mu
-	since map[string]time.Time       // when each session was made, protected by mu
+	since map[string]time.Time       // when each session began to serve, protected by mu
 }
 
-// made notes a session that the pager has just made.
-func (v *sessionView) made(id string) {
+// serves notes a session that has just begun to serve its VMM: what the pager said
+// before is not about it.
+func (v *sessionView) serves(id string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.since == nil {
@@ -288,8 +293,8 @@ func (m *Manager) askPager(entries []*entry) {
 	m.sessions.mu.Lock()
 	defer m.sessions.mu.Unlock()
 	m.sessions.asked, m.sessions.err, m.sessions.known = asked, err, known
-	for id := range m.sessions.since {
-		if _, ok := known[id]; ok {
+	for id, since := range m.sessions.since {
+		if !asked.Before(since) {
 			delete(m.sessions.since, id)
 		}
 	}
