@@ -23,8 +23,9 @@ type captureSize struct {
 	pauseRounds int
 	// dirty is how many bytes a guest has written before it is captured.
 	dirty uint64
-	// parked is the memory of the guest whose fork parks, in bytes.
-	parked uint64
+	// parked is the memory of the guest whose forks park, in bytes.
+	parked     uint64
+	parkRounds int
 
 	stackGuest  uint64
 	stackLayers int
@@ -36,7 +37,7 @@ type captureSize struct {
 func fullCaptureSize() captureSize {
 	return captureSize{
 		forkRounds: 41, smallGuest: 1 << 30, largeGuest: 8 << 30,
-		pauseRounds: 11, dirty: 64 << 20, parked: 1 << 30,
+		pauseRounds: 11, dirty: 64 << 20, parked: 1 << 30, parkRounds: 5,
 		stackGuest: 8 << 30, stackLayers: 16, stackPages: 10000, openRounds: 21,
 	}
 }

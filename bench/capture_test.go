@@ -60,7 +60,7 @@ func TestCaptureGroup(t *testing.T) {
 	little := tiny()
 	little.captureSize = captureSize{
 		forkRounds: 2, smallGuest: 32 << 20, largeGuest: 256 << 20,
-		pauseRounds: 2, dirty: 4 << 20, parked: 64 << 20,
+		pauseRounds: 2, dirty: 4 << 20, parked: 64 << 20, parkRounds: 1,
 		stackGuest: 64 << 20, stackLayers: 3, stackPages: 100, openRounds: 2,
 	}
 	report, err := Run(t.Context(), Options{

@@ -85,51 +85,6 @@ func (r *run) pauseOnce(m *machine, area *stage.Area, staged bool) (time.Duratio
 	return taken.Pause, removeCaptures(m.Ref().Dir, taken.Capture.Record.ID)
 }
 
-// captureFirstPark measures the first park of a fork against the copy that a fork
-// which owned no image would have to make.
-func (r *run) captureFirstPark() (out Case, err error) {
-	out = limited("first_park_vs_copy", "ratio", 0.1)
-	binary, err := r.pagerBinary()
-	if err != nil {
-		return out.skip(err), err
-	}
-	const classes = 64
-	pages := (r.parked - room) / 4096 / classes * classes
-	r.say("park: a guest of %d MiB", r.parked>>20)
-	source, err := r.bootMachine("park", r.parked, workload(pages, classes))
-	if err != nil {
-		return out.skip(err), err
-	}
-	ended := false
-	defer func() {
-		if !ended {
-			err = errors.Join(err, r.end(source))
-		}
-	}()
-	q := source.request()
-	q.Stop = true
-	base, err := capture.Take(r.ctx, q)
-	if err != nil {
-		return out.skip(err), err
-	}
-	ended = true
-	if err := r.end(source); err != nil {
-		return out.skip(err), err
-	}
-	park, dirty, err := r.parkFork(binary, base.Capture)
-	if err != nil {
-		return out.skip(err), err
-	}
-	copied, bytes, err := r.copyImage(base.Capture)
-	if err != nil {
-		return out.skip(err), err
-	}
-	return out.measured(round(park.Seconds()/copied.Seconds(), 4),
-		"park %.0f ms with %.1f MiB dirty (%.2f %% of the guest), of which the guest's VMM took %.0f ms; copy of the image's %.0f MiB of data %.0f ms; fcsim, fork paged in by the pager; on %s",
-		park.Seconds()*1000, mib(dirty.bytes), 100*float64(dirty.bytes)/float64(r.parked), dirty.snapshot.Seconds()*1000,
-		mib(bytes), copied.Seconds()*1000, filesystem(r.dir)), nil
-}
-
 // filesystem names the type of the filesystem of a directory.
 func filesystem(dir string) string {
 	var st syscall.Statfs_t

@@ -86,7 +86,7 @@ func (v verification) writeTable(s streams) error {
 		case l.Error != "":
 			result = "unusable"
 		case l.Damaged > 0:
-			result = fmt.Sprintf("%d pages damaged", l.Damaged)
+			result = fmt.Sprintf("damaged pages: %d", l.Damaged)
 		case !l.Checksums:
 			result = "no checksums; --record makes them"
 		}
@@ -151,7 +151,7 @@ func (c imageFlattenCommand) Run(ctx context.Context, s streams) error {
 	if !out.Merged {
 		_, err = fmt.Fprintf(s.out, "%s is left as it is: %s\n", out.Image, out.Why)
 	} else {
-		_, err = fmt.Fprintf(s.out, "merged %d layers of %s into %s\n", len(before.Layers), out.Image, out.Layer)
+		_, err = fmt.Fprintf(s.out, "merged %d layers of %s into layer %s of %s\n", len(before.Layers), manifest, out.Layer, out.Image)
 	}
 	return err
 }

@@ -57,12 +57,16 @@ var (
 )
 
 // Run calls f on a thread of its own and returns when f has. Calls on descriptors
-// that are open already do not count: the testing package logs to one of them. Before each system
-// call of that thread that changes files it calls decide, on another goroutine and
-// one at a time; an errno other than 0 makes the call fail with it, undone. Only
+// that are open already do not count: the testing package logs to one of them. Before
+// each system call of that thread that changes files it calls decide, on another
+// goroutine and one at a time; an errno other than 0 makes the call fail with it, undone. Only
 // what f does on its own goroutine counts. The error is [ErrUnsupported] or tells
 // that the supervision broke down.
 func Run(decide func(Call) Errno, f func()) error {
+	exempt, err := runtimeFiles()
+	if err != nil {
+		return err
+	}
 	old, err := descriptors()
 	if err != nil {
 		return err
@@ -74,7 +78,7 @@ func Run(decide func(Call) Errno, f func()) error {
 		// Never unlocked: the thread ends with the goroutine, and its filter with it.
 		runtime.LockOSThread()
 		defer close(finished)
-		fd, err := install()
+		fd, err := install(exempt)
 		installed <- err
 		if err != nil {
 			return
@@ -96,15 +100,55 @@ func Run(decide func(Call) Errno, f func()) error {
 	return <-supervised
 }
 
-// install puts the filter on this thread and returns the listener.
-func install() (int, error) {
+// runtimeFiles returns the descriptors through which the Go runtime wakes its own
+// poller. It writes to them on any thread and keeps its P meanwhile: asked about, it
+// would wait for an answer that nobody can give while the world is being stopped.
+func runtimeFiles() ([]uint32, error) {
+	// The first pipe makes the runtime open its poller, if nothing has yet.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(r.Close(), w.Close()); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	var found []uint32
+	for _, e := range entries {
+		// A descriptor that is gone by now is not the runtime's.
+		link, _ := os.Readlink("/proc/self/fd/" + e.Name())
+		fd, err := strconv.ParseUint(e.Name(), 10, 32)
+		if err == nil && link == "anon_inode:[eventfd]" {
+			found = append(found, uint32(fd))
+		}
+	}
+	return found, nil
+}
+
+// install puts the filter on this thread and returns the listener. Writes to the
+// exempt descriptors are not asked about.
+func install(exempt []uint32) (int, error) {
 	const (
 		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		ret   = unix.BPF_RET | unix.BPF_K
 	)
-	// The number of the call is the first word of struct seccomp_data.
-	program := []unix.SockFilter{{Code: load, K: 0}}
+	// Of struct seccomp_data: the number of the call, and the low half of its first
+	// argument, on a little-endian machine.
+	const number, argument = 0, 16
+	program := []unix.SockFilter{{Code: load, K: argument}}
+	for _, fd := range exempt {
+		program = append(program,
+			unix.SockFilter{Code: equal, Jf: 4, K: fd},
+			unix.SockFilter{Code: load, K: number},
+			unix.SockFilter{Code: equal, Jf: 1, K: unix.SYS_WRITE},
+			unix.SockFilter{Code: ret, K: unix.SECCOMP_RET_ALLOW},
+			unix.SockFilter{Code: load, K: argument})
+	}
+	program = append(program, unix.SockFilter{Code: load, K: number})
 	left := len(calls)
 	for nr := range calls {
 		program = append(program, unix.SockFilter{Code: equal, Jt: uint8(left), K: nr})
