@@ -10,7 +10,7 @@ import (
 // reads; nothing in them allocates.
 type counters struct {
 	faults, present, deferred, misses, removes, rejected atomic.Uint64
-	readBytes, readRetries                               atomic.Uint64
+	readBytes, readRetries, copyReads                    atomic.Uint64
 	pages                                                [overlayPage + 1]atomic.Uint64
 	latency                                              histogram
 }
@@ -28,6 +28,7 @@ func (c *counters) each(other *counters, fn func(a, b *atomic.Uint64)) {
 	fn(&c.rejected, &other.rejected)
 	fn(&c.readBytes, &other.readBytes)
 	fn(&c.readRetries, &other.readRetries)
+	fn(&c.copyReads, &other.copyReads)
 	for i := range c.pages {
 		fn(&c.pages[i], &other.pages[i])
 	}
@@ -53,6 +54,7 @@ func (c *counters) stats() control.Stats {
 		Removes:      c.removes.Load(),
 		ReadBytes:    c.readBytes.Load(),
 		ReadRetries:  c.readRetries.Load(),
+		CopyReads:    c.copyReads.Load(),
 		Rejected:     c.rejected.Load(),
 		Latency:      c.latency.latency(),
 	}

@@ -15,16 +15,17 @@
 //   - it must come from a disk: a worker of the session reads it and answers.
 //
 // A page is served right or not at all. When a page cannot be read, after some
-// repetitions, the VMM is killed through its pidfd and the session fails with the
-// reason. It never gets zeros, and is never left frozen.
+// repetitions and from no other owner's copy of the layer, the VMM is killed through
+// its pidfd and the session fails with the reason. It never gets zeros, and is never
+// left frozen.
 //
 // # Reading order
 //
 //	pager.go       the registry of sessions
 //	session.go     the life of one session
-//	accept.go, handshake.go, peer.go   how a VMM arrives
+//	accept.go, handshake.go   how a VMM arrives
 //	faultloop.go, install.go, parked.go, pagestate.go   how its faults are answered
-//	miss.go, source.go, cache.go, huge.go   where pages come from
+//	miss.go, source.go, copies.go, cache.go, huge.go   where pages come from
 //	handler.go, main.go, directory.go   the process around it
 //
 // # Locks

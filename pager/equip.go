@@ -46,7 +46,11 @@ func (p *Pager) equip(s *session, req control.SessionRequest) (err error) {
 	if s.layers, err = wrapLayers(s.image); err != nil {
 		return imageProblem(req.Image, err)
 	}
-	s.source = &source{cache: p.cache, reader: &fileReader{pause: 50 * time.Millisecond, retried: func() { s.counters.readRetries.Add(1) }}}
+	s.files = &fileReader{
+		pause: 50 * time.Millisecond, retried: func() { s.counters.readRetries.Add(1) },
+		copies: copies{places: p.places, log: s.log.With("session", s.id), read: func() { s.counters.copyReads.Add(1) }},
+	}
+	s.source = &source{cache: p.cache, reader: s.files}
 	for _, o := range req.Overlays {
 		if o.Offset >= s.image.Size() {
 			return problem.New(http.StatusBadRequest, "bad_request", "overlay a page of the image", "overlay offset %d is beyond the memory image of %d bytes", o.Offset, s.image.Size())
@@ -82,6 +86,9 @@ func (p *Pager) dismantle(s *session) {
 	s.ownHuge.close()
 	if s.wake != nil {
 		s.wake.Close() // closed already by a session that ran
+	}
+	if s.files != nil {
+		s.files.copies.close()
 	}
 	if s.image == nil {
 		return

@@ -32,6 +32,7 @@ type session struct {
 	layers   []layer         // of image
 	imageArg string          // the path as the request gave it
 	overlays map[uint64][]byte
+	files    *fileReader // what source reads
 	source   *source
 	// Buffers for huge pages: everybody's, one of this session's, and zeros
 	// that are never written, so that the host has no memory for them.

@@ -63,6 +63,7 @@ type fileReader struct {
 	pause time.Duration
 	// retried is told of each repetition.
 	retried func()
+	copies  copies
 }
 
 // readRetries is how often a failed or short read is repeated before it counts.
@@ -79,10 +80,15 @@ func (r *fileReader) readNow(l *layer, buf []byte, offset int64) error {
 	return nil
 }
 
+// read repeats a read that fails, and then looks for a copy of the layer. Once a copy
+// has answered, a failure of the layer's own file is not waited for again.
 func (r *fileReader) read(l *layer, buf []byte, offset int64) error {
 	var last error
 	for try := range 1 + readRetries {
 		if try > 0 {
+			if r.copies.known(l) != nil {
+				break
+			}
 			r.retried()
 			time.Sleep(r.pause << (try - 1))
 		}
@@ -90,7 +96,11 @@ func (r *fileReader) read(l *layer, buf []byte, offset int64) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("layer %s: %d bytes at offset %d of %s: %w", l.ID(), len(buf), offset, l.Path(), last)
+	missed := r.copies.readFull(l, buf, offset)
+	if missed == nil {
+		return nil
+	}
+	return fmt.Errorf("layer %s: %d bytes at offset %d of %s: %w; %w", l.ID(), len(buf), offset, l.Path(), last, missed)
 }
 
 func readFull(fd int, buf []byte, offset int64) error {

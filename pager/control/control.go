@@ -119,6 +119,7 @@ type Stats struct {
 	Removes      uint64 `json:"removes"`       // REMOVE events
 	ReadBytes    uint64 `json:"read_bytes"`    // bytes read from layers
 	ReadRetries  uint64 `json:"read_retries"`  // reads repeated after an I/O error
+	CopyReads    uint64 `json:"copy_reads"`    // reads answered from another owner's copy of the layer
 	Rejected     uint64 `json:"rejected"`      // connections turned away
 	// Latency is the time from reading a fault message until its page was
 	// installed.
