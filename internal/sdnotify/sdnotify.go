@@ -1,11 +1,13 @@
-// Package sdnotify talks to systemd as a service does: it says that the service is
-// ready, and keeps file descriptors in the service manager's store, from where the
-// next process of the unit gets them. The protocol is that of sd_notify(3),
-// sd_pid_notify_with_fds(3) and sd_listen_fds_with_names(3).
+// Package sdnotify talks to a service manager as a service does: it says that the
+// service is ready and alive, and keeps file descriptors in the manager's store, from
+// where the next process of the service gets them. The protocol is that of
+// sd_notify(3), sd_pid_notify_with_fds(3), sd_watchdog_enabled(3) and
+// sd_listen_fds_with_names(3). The manager is systemd, or a program that speaks like
+// it; what such a program has to say, [Variables] tells.
 //
-// A Notifier owns one unconnected socket. Descriptors that are stored are
-// duplicated: the caller keeps its own. Descriptors that [Stored] returns belong
-// to the caller. Nothing here reads or changes the environment of the process.
+// Descriptors that are stored are duplicated: the caller keeps its own. Descriptors
+// that [Stored] returns belong to the caller. Nothing here reads or changes the
+// environment of the process.
 //
 // Any number of goroutines may use a Notifier.
 package sdnotify
@@ -13,24 +15,23 @@ package sdnotify
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // MaxName is the longest name of a stored descriptor, in bytes.
 const MaxName = 255
 
-// firstFD is SD_LISTEN_FDS_START.
-const firstFD = 3
+// patience bounds the sending of a message to a manager that does not read, whose
+// queue is full (sysctl net.unix.max_dgram_qlen).
+const patience = time.Second
 
-// Notifier sends to the service manager.
-type Notifier struct {
-	conn *net.UnixConn
-	addr *net.UnixAddr
-}
+// Notifier sends to the service manager. It holds no resources.
+type Notifier struct{ addr *net.UnixAddr }
 
 // New returns a notifier for the service manager that started this process. Getenv
 // is os.Getenv. Without a service manager (no NOTIFY_SOCKET) it returns nil, nil;
@@ -43,20 +44,7 @@ func New(getenv func(string) string) (*Notifier, error) {
 	if path[0] != '/' && path[0] != '@' {
 		return nil, fmt.Errorf("NOTIFY_SOCKET %q is neither a path nor an abstract socket", path)
 	}
-	// Not connected: the manager may be executed anew and make its socket again.
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
-	if err != nil {
-		return nil, fmt.Errorf("socket to the service manager: %w", err)
-	}
-	return &Notifier{conn: conn, addr: &net.UnixAddr{Name: path, Net: "unixgram"}}, nil
-}
-
-// Close gives the socket back. What is stored stays.
-func (n *Notifier) Close() error {
-	if n == nil {
-		return nil
-	}
-	return n.conn.Close()
+	return &Notifier{addr: &net.UnixAddr{Name: path, Net: "unixgram"}}, nil
 }
 
 // Ready says that the service serves. A unit with Type=notify is started then.
@@ -65,9 +53,33 @@ func (n *Notifier) Ready() error { return n.send("READY=1") }
 // Stopping says that the service is about to end.
 func (n *Notifier) Stopping() error { return n.send("STOPPING=1") }
 
-// Status tells people, in one line, what the service does.
-func (n *Notifier) Status(text string) error {
-	return n.send("STATUS=" + strings.ReplaceAll(text, "\n", " "))
+// Alive says that the service works. A manager that asks for it (see [Watchdog]) ends
+// a service that has not said so for too long.
+func (n *Notifier) Alive() error { return n.send("WATCHDOG=1") }
+
+// Barrier returns when the manager has dealt with all messages that were sent before.
+// It needs systemd 246.
+func (n *Notifier) Barrier() error {
+	if n == nil {
+		return nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	err = n.send("BARRIER=1", int(w.Fd()))
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	// The manager closes its copy of the writing end.
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("the service manager does not answer: %w", err)
+	}
+	return nil
 }
 
 // Store gives descriptors to the service manager, under a name of 1 to MaxName
@@ -78,7 +90,7 @@ func (n *Notifier) Status(text string) error {
 // an error or a hang-up. It would close any other at once, and a userfaultfd that
 // is not O_NONBLOCK polls as an error (Linux, fs/userfaultfd.c).
 func (n *Notifier) Store(name string, fds ...int) error {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	if len(fds) == 0 {
@@ -90,7 +102,7 @@ func (n *Notifier) Store(name string, fds ...int) error {
 // Remove makes the service manager close every descriptor of that name. It needs
 // systemd 236.
 func (n *Notifier) Remove(name string) error {
-	if err := checkName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	return n.send("FDSTOREREMOVE=1\nFDNAME=" + name)
@@ -104,14 +116,39 @@ func (n *Notifier) send(state string, fds ...int) error {
 	if len(fds) > 0 {
 		rights = syscall.UnixRights(fds...)
 	}
-	if _, _, err := n.conn.WriteMsgUnix([]byte(state), rights, n.addr); err != nil {
-		first, _, _ := strings.Cut(state, "\n")
+	first, _, _ := strings.Cut(state, "\n")
+	// A connection for each message: the manager may be executed anew and make its
+	// socket again, and only on a connected socket is the end of a full queue noticed
+	// (Linux, net/unix/af_unix.c, unix_dgram_poll).
+	conn, err := net.DialUnix("unixgram", nil, n.addr)
+	if err == nil {
+		defer conn.Close()
+		err = conn.SetWriteDeadline(time.Now().Add(patience))
+	}
+	if err == nil {
+		err = sendmsg(conn, []byte(state), rights)
+	}
+	if err != nil {
 		return fmt.Errorf("telling the service manager %s: %w", first, err)
 	}
 	return nil
 }
 
-func checkName(name string) error {
+// sendmsg is what WriteMsgUnix refuses to do on a connected datagram socket.
+func sendmsg(conn *net.UnixConn, state, rights []byte) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	waitErr := raw.Write(func(fd uintptr) bool {
+		_, err = syscall.SendmsgN(int(fd), state, rights, nil, syscall.MSG_NOSIGNAL)
+		return !errors.Is(err, syscall.EAGAIN)
+	})
+	return errors.Join(waitErr, err)
+}
+
+// CheckName reports what is wrong with a name for stored descriptors, if anything is.
+func CheckName(name string) error {
 	if name == "" || len(name) > MaxName {
 		return fmt.Errorf("name of %d bytes for a stored descriptor; use 1 to %d", len(name), MaxName)
 	}
@@ -121,71 +158,4 @@ func checkName(name string) error {
 		}
 	}
 	return nil
-}
-
-// FD is a descriptor that came back from the store.
-type FD struct {
-	Name string // as given to Store
-	FD   int    // close-on-exec; the receiver owns it
-}
-
-// Stored returns the descriptors that the service manager passed to this process,
-// by LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES. Getenv is os.Getenv. Call it once,
-// early: a second call would give the same descriptors another owner. None were
-// passed when the variables are missing or meant for another process.
-func Stored(getenv func(string) string) ([]FD, error) {
-	fds, err := parseListen(getenv("LISTEN_PID"), getenv("LISTEN_FDS"), getenv("LISTEN_FDNAMES"), os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, fd := range fds {
-		if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd.FD), syscall.F_GETFD, 0); errno != 0 {
-			errs = append(errs, fmt.Errorf("descriptor %d (%s) that LISTEN_FDS announces: %w", fd.FD, fd.Name, errno))
-			continue
-		}
-		syscall.CloseOnExec(fd.FD)
-	}
-	return fds, errors.Join(errs...)
-}
-
-// maxListen bounds what LISTEN_FDS can make this process believe. It is the limit
-// of descriptors per process that Linux allows without being told otherwise
-// (fs.nr_open).
-const maxListen = 1 << 20
-
-// parseListen decodes the variables of sd_listen_fds_with_names(3).
-func parseListen(listenPID, listenFDs, listenNames string, pid int) ([]FD, error) {
-	if listenPID == "" || listenFDs == "" {
-		return nil, nil
-	}
-	forPID, err := strconv.Atoi(listenPID)
-	if err != nil || forPID <= 0 {
-		return nil, fmt.Errorf("LISTEN_PID %q is no process number", listenPID)
-	}
-	if forPID != pid {
-		return nil, nil
-	}
-	n, err := strconv.Atoi(listenFDs)
-	if err != nil || n < 0 || n > maxListen {
-		return nil, fmt.Errorf("LISTEN_FDS %q is no number of descriptors", listenFDs)
-	}
-	names := strings.Split(listenNames, ":")
-	if listenNames == "" {
-		names = nil
-	}
-	if n == 0 {
-		return nil, nil
-	}
-	if len(names) != 0 && len(names) != n {
-		return nil, fmt.Errorf("LISTEN_FDNAMES has %d names for %d descriptors", len(names), n)
-	}
-	fds := make([]FD, n)
-	for i := range fds {
-		fds[i] = FD{Name: "unknown", FD: firstFD + i}
-		if names != nil {
-			fds[i].Name = names[i]
-		}
-	}
-	return fds, nil
 }

@@ -6,13 +6,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // asService makes the test binary print what it finds in the store.
@@ -22,14 +19,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asService) == "" {
 		os.Exit(m.Run())
 	}
-	// The service manager knows the number of the process that it starts.
-	getenv := func(name string) string {
-		if name == "LISTEN_PID" {
-			return fmt.Sprint(os.Getpid())
-		}
-		return os.Getenv(name)
-	}
-	fds, err := Stored(getenv)
+	fds, err := Stored(os.Getenv)
 	for _, fd := range fds {
 		text, readErr := io.ReadAll(os.NewFile(uintptr(fd.FD), fd.Name))
 		fmt.Printf("%s=%s;", fd.Name, text)
@@ -53,7 +43,6 @@ func manager(t *testing.T, name string) (*net.UnixConn, *Notifier) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.Close() })
 	return conn, n
 }
 
@@ -90,7 +79,7 @@ func TestNotifications(t *testing.T) {
 		for want, send := range map[string]func() error{
 			"READY=1":                   n.Ready,
 			"STOPPING=1":                n.Stopping,
-			"STATUS=serves 3 guests":    func() error { return n.Status("serves\n3 guests") },
+			"WATCHDOG=1":                n.Alive,
 			"FDSTOREREMOVE=1\nFDNAME=a": func() error { return n.Remove("a") },
 		} {
 			if err := send(); err != nil {
@@ -148,7 +137,7 @@ func TestWithoutManager(t *testing.T) {
 	if n != nil || err != nil {
 		t.Fatalf("New without a manager gave %v, %v", n, err)
 	}
-	if err := errors.Join(n.Ready(), n.Status("x"), n.Store("a", 0), n.Remove("a"), n.Stopping(), n.Close()); err != nil {
+	if err := errors.Join(n.Ready(), n.Store("a", 0), n.Remove("a"), n.Stopping(), n.Alive(), n.Barrier()); err != nil {
 		t.Error(err)
 	}
 	if _, err := New(func(string) string { return "vsock:2:1" }); err == nil {
@@ -158,77 +147,44 @@ func TestWithoutManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer gone.Close()
 	if err := gone.Ready(); err == nil || !strings.Contains(err.Error(), "READY=1") {
 		t.Errorf("a manager that is gone gave %v", err)
 	}
 }
 
-// TestStored starts a process with descriptors 3 and 4, as a service manager does.
-func TestStored(t *testing.T) {
-	for _, test := range []struct{ fds, names, want string }{
-		{"2", "a:b.c", "a=first;b.c=second;"},
-		{"2", "", "unknown=first;unknown=second;"},
-		{"1", "a", "a=first;"},
-		{"0", "", ""},
-	} {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), asService+"=1", "LISTEN_FDS="+test.fds, "LISTEN_FDNAMES="+test.names)
-		for _, text := range []string{"first", "second"} {
-			r, w, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer r.Close()
-			if _, err := w.WriteString(text); err != nil {
-				t.Fatal(err)
-			}
-			w.Close()
-			cmd.ExtraFiles = append(cmd.ExtraFiles, r)
-		}
-		if output, err := cmd.CombinedOutput(); err != nil || string(output) != test.want {
-			t.Errorf("LISTEN_FDS=%s LISTEN_FDNAMES=%s: found %q, %v; want %q", test.fds, test.names, output, err, test.want)
+// TestFullQueue lets a manager that reads nothing read at last.
+func TestFullQueue(t *testing.T) {
+	conn, n := manager(t, "@faultline-test-full-"+fmt.Sprint(os.Getpid()))
+	const messages = 100 // net.unix.max_dgram_qlen is 10 on most hosts, and 512 with systemd
+	sent := make(chan error, messages)
+	for range messages {
+		go func() { sent <- n.Alive() }()
+	}
+	for range messages {
+		receive(t, conn)
+	}
+	for range messages {
+		if err := <-sent; err != nil {
+			t.Error(err)
 		}
 	}
 }
 
-func TestParseListen(t *testing.T) {
-	for _, test := range []struct {
-		pid, fds, names string
-		want            []FD
-		fails           bool
-	}{
-		{"", "", "", nil, false},
-		{"7", "", "", nil, false},
-		{"8", "2", "a:b", nil, false}, // another process's
-		{"7", "2", "a:b", []FD{{"a", 3}, {"b", 4}}, false},
-		{"7", "1", "", []FD{{"unknown", 3}}, false},
-		{"7", "2", "a", nil, true},
-		{"7", "-1", "", nil, true},
-		{"7", "99999999", "", nil, true},
-		{"7", "x", "", nil, true},
-		{"x", "1", "", nil, true},
-	} {
-		got, err := parseListen(test.pid, test.fds, test.names, 7)
-		if diff := cmp.Diff(test.want, got); diff != "" || (err != nil) != test.fails {
-			t.Errorf("%+v: error %v, (-want +got):\n%s", test, err, diff)
-		}
+func TestBarrier(t *testing.T) {
+	conn, n := manager(t, "@faultline-test-barrier-"+fmt.Sprint(os.Getpid()))
+	passed := make(chan error, 1)
+	go func() { passed <- n.Barrier() }()
+	state, fds := receive(t, conn)
+	if state != "BARRIER=1" || len(fds) != 1 {
+		t.Fatalf("received %q with %d descriptors", state, len(fds))
 	}
-}
-
-func FuzzParseListen(f *testing.F) {
-	f.Add("7", "2", "a:b")
-	f.Add("7", "0", "")
-	f.Add("8", "-1", ":")
-	f.Fuzz(func(t *testing.T, pid, fds, names string) {
-		got, err := parseListen(pid, fds, names, 7)
-		if err != nil && got != nil {
-			t.Fatal("descriptors and an error")
-		}
-		for i, fd := range got {
-			if fd.FD != firstFD+i {
-				t.Fatalf("descriptor %d is at place %d", fd.FD, i)
-			}
-		}
-	})
+	select {
+	case err := <-passed:
+		t.Errorf("the barrier was passed before the manager said so: %v", err)
+	default:
+	}
+	syscall.Close(fds[0])
+	if err := <-passed; err != nil {
+		t.Error(err)
+	}
 }
