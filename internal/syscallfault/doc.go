@@ -3,8 +3,8 @@
 // (seccomp user notification, Linux 5.19).
 //
 // The thread belongs to one call of [Run] and ends with it. Only that thread is
-// affected, not the rest of the process. The package is for tests alone, holds no
-// locks and has no state.
+// affected, not the rest of the process. [Deny] is for all of a process that a test
+// starts. The package is for tests alone, holds no locks and has no state.
 package syscallfault
 
 import "errors"
