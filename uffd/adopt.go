@@ -20,8 +20,14 @@ var ErrNoDescriptor = errors.New("process has no such descriptor")
 // permission to trace the process. The error wraps [ErrGone] when there is no
 // such process.
 func Find(pid int) ([]int, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
+	// Links are read relative to the directory: a pager does this for each of its
+	// sessions before a guest runs on.
+	var names []string
+	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", pid))
+	if err == nil {
+		defer dir.Close()
+		names, err = dir.Readdirnames(-1)
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil, fmt.Errorf("find userfaultfds of process %d: %w", pid, ErrGone)
 	}
@@ -29,20 +35,21 @@ func Find(pid int) ([]int, error) {
 		return nil, fmt.Errorf("find userfaultfds of process %d; run as the same user or with CAP_SYS_PTRACE: %w", pid, err)
 	}
 	var found []int
-	for _, entry := range entries {
-		link, err := os.Readlink(dir + "/" + entry.Name())
+	link := make([]byte, len(linkName)+1) // a longer one is another
+	for _, name := range names {
+		length, err := unix.Readlinkat(int(dir.Fd()), name, link)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // closed since the directory was read
 		}
 		if err != nil {
 			return nil, fmt.Errorf("find userfaultfds of process %d: %w", pid, err)
 		}
-		if link != linkName {
+		if string(link[:length]) != linkName {
 			continue
 		}
-		n, err := strconv.Atoi(entry.Name())
+		n, err := strconv.Atoi(name)
 		if err != nil {
-			return nil, fmt.Errorf("find userfaultfds of process %d: entry %q is not a number: %w", pid, entry.Name(), err)
+			return nil, fmt.Errorf("find userfaultfds of process %d: entry %q is not a number: %w", pid, name, err)
 		}
 		found = append(found, n)
 	}
