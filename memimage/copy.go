@@ -31,10 +31,10 @@ const (
 type Shared struct {
 	// Rung is the one that worked.
 	Rung Rung
-	// Reason says why the rungs above it did not, naming the files; it is nil on
-	// the first one. It is no failure, but a caller who counts on forks that cost
-	// nothing should log it. errors.Is finds the errno: [syscall.EXDEV],
-	// [syscall.EMLINK] or [syscall.EPERM] for a hard link.
+	// Reason says why the rungs above it did not, naming the source: the other name
+	// is often a temporary one. It is nil on the first rung. It is no failure, but a
+	// caller who counts on forks that cost nothing should log it. errors.Is finds the
+	// errno: [syscall.EXDEV], [syscall.EMLINK] or [syscall.EPERM] for a hard link.
 	Reason error
 }
 
@@ -52,6 +52,30 @@ func Copy(ctx context.Context, src, dst string, perm fs.FileMode) (Shared, error
 	}
 	defer f.Close()
 	return copyTo(ctx, f, dst, func(out *atomicfile.File) error { return out.Publish(perm) })
+}
+
+// CopyUnsynced is like [Copy], but neither the copy nor its name is on disk when it
+// returns: what the copy ladder does takes a moment, an fsync as long as the disk
+// likes. It is for a directory that is not published yet, and for a moment in which
+// somebody waits; the caller has to fsync both before the directory is published.
+func CopyUnsynced(ctx context.Context, src, dst string, perm fs.FileMode) (Shared, error) {
+	f, err := openSource(src)
+	if err != nil {
+		return Shared{}, err
+	}
+	defer f.Close()
+	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return Shared{}, err
+	}
+	shared, err := climb(ctx, out, f)
+	if err == nil {
+		err = out.Chmod(perm)
+	}
+	if err := errors.Join(err, out.Close()); err != nil {
+		return Shared{}, errors.Join(fmt.Errorf("copy %s to %s: %w", src, dst, err), os.Remove(dst))
+	}
+	return shared, nil
 }
 
 // openSource opens a regular file, empty or not, for reading.
@@ -94,7 +118,7 @@ func climb(ctx context.Context, dst, src *os.File) (Shared, error) {
 	if !refusesCopy(err) {
 		return Shared{}, fmt.Errorf("reflink: %w", err)
 	}
-	reason := fmt.Errorf("reflink %s to %s: %w", src.Name(), dst.Name(), err)
+	reason := fmt.Errorf("reflink %s: %w", src.Name(), err)
 	return Shared{Rung: SparseCopy, Reason: reason}, copySparse(ctx, dst, src)
 }
 

@@ -21,6 +21,14 @@ func crashOps(dir string) map[string]func(ctx context.Context) error {
 			_, err := Flatten(ctx, FlattenOptions{Manifest: manifestOf(src)})
 			return err
 		},
+		"supersede": func(ctx context.Context) error {
+			was, err := ReadManifest(manifestOf(src))
+			if err != nil {
+				return err
+			}
+			_, err = Supersede(ctx, SupersedeOptions{Manifest: manifestOf(src), Was: was, From: manifestOf(filepath.Join(dir, "flat"))})
+			return err
+		},
 		"prune": func(context.Context) error { _, err := Prune(manifestOf(src)); return err },
 		"share": func(ctx context.Context) error { _, err := ShareImage(ctx, manifestOf(src), dst); return err },
 		"sums":  func(ctx context.Context) error { _, err := WriteSums(ctx, manifestOf(src), nil); return err },
@@ -98,19 +106,21 @@ func TestKilledAtEachCall(t *testing.T) {
 	}
 }
 
-// crashDir makes what crashOps work on: the stack src with an orphaned layer, an
-// empty dst, and files to import and to prepare. It returns the memory of src.
+// crashDir makes what crashOps work on: the stack src with an orphaned layer, what it
+// was merged into, an empty dst, and files to import and to prepare. It returns the memory of src.
 func crashDir(t *testing.T) (string, []byte) {
 	t.Helper()
 	skipWithoutHoles(t)
 	dir := t.TempDir()
 	src, base := filepath.Join(dir, "src"), filepath.Join(dir, "base")
-	for _, name := range []string{src, base, filepath.Join(dir, "dst")} {
+	flat := filepath.Join(dir, "flat")
+	for _, name := range []string{src, base, flat, filepath.Join(dir, "dst")} {
 		check(t, os.Mkdir(name, 0o755))
 	}
 	full := mustSeal(t, base, Manifest{}, 6, map[int][]byte{0: page(1), 2: page(2), 3: page(3)}).Manifest
 	linkLayers(t, base, src, full)
 	mustSeal(t, src, full, 6, map[int][]byte{2: page(0), 4: page(4)})
+	flatOf(t, src, flat, src)
 	orphan := filepath.Join(src, filepath.FromSlash(LayerFile(testID(1))))
 	check(t, os.WriteFile(orphan, page(7), 0o444))
 	writeMemory(t, filepath.Join(dir, "raw"), 8, crashContent())

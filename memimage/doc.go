@@ -42,8 +42,9 @@
 // [ShareImage] gives a fork names of its own for all layers, by hard links:
 // deleting an image is removing its directory, and the last name takes the layer
 // along. [Copy] is for what must be private. [Flatten] merges a stack that has
-// become deep ([Inspect], [FlattenPolicy]), and [Prune] removes what an image no
-// longer needs. [Export] writes the memory as one flat file.
+// become deep ([Inspect], [FlattenPolicy]), [Supersede] lets all owners of the stack
+// share the result, and [Prune] removes what an image no longer needs. [Export]
+// writes the memory as one flat file.
 //
 // Each of them leaves the state before or the state after when it fails or is
 // cancelled, and after a crash either of the two and names that Prune removes; in

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/faultline-vm/faultline/internal/atomicfile"
 )
 
@@ -17,6 +19,10 @@ type FlattenOptions struct {
 	// Dir is the directory of the merged image, which must exist and hold no
 	// image. Empty is the directory of Manifest: there memory.json is replaced.
 	Dir string
+	// Spare is how many bytes the filesystem shall have free afterwards. Where that
+	// cannot be, nothing is copied and the error is ENOSPC. That the filesystem may
+	// share blocks is not counted on. 0 looks at nothing.
+	Spare uint64
 	// Progress is told the bytes of data that have been copied.
 	Progress Progress
 }
@@ -84,9 +90,12 @@ func flatten(ctx context.Context, img *Image, o FlattenOptions) (Flattened, erro
 		dir = filepath.Dir(o.Manifest)
 	}
 	f := flattening{img: img, dir: dir, entry: newEntry(NewLayerID(), Full, img.Size())}
+	if err := f.requireRoom(o.Spare); err != nil {
+		return Flattened{}, err
+	}
 	out, err := f.run(ctx, o.Progress)
 	if err != nil {
-		return Flattened{}, errors.Join(err, f.rollBack())
+		return Flattened{}, errors.Join(err, f.undo.rollBackUnless(f.manifestPath(), out.Manifest))
 	}
 	return out, nil
 }
@@ -125,24 +134,38 @@ func (f *flattening) run(ctx context.Context, progress Progress) (Flattened, err
 	out.Manifest = m
 	data, err := m.Encode()
 	if err != nil {
-		return Flattened{}, err
+		return out, err
 	}
 	return out, atomicfile.WriteFile(f.manifestPath(), data, 0o644)
 }
 
-func (f *flattening) manifestPath() string { return filepath.Join(f.dir, ManifestName) }
-
-// rollBack takes the new layer away, unless memory.json may name it already.
-func (f *flattening) rollBack() error {
-	m, err := ReadManifest(f.manifestPath())
-	if err != nil && !errors.Is(err, ErrMissing) {
-		return fmt.Errorf("roll back: %w", err)
-	}
-	if err == nil && m.Layers[0].ID == f.entry.ID {
+// requireRoom checks that so many bytes stay free besides what the merged layer takes.
+func (f *flattening) requireRoom(spare uint64) error {
+	if spare == 0 {
 		return nil
 	}
-	return f.undo.rollBack()
+	var st unix.Statfs_t
+	if err := unix.Statfs(f.dir, &st); err != nil {
+		return fmt.Errorf("room in %s: %w", f.dir, err)
+	}
+	need, free := dataBytes(f.img), st.Bavail*uint64(st.Bsize)
+	if free < need || free-need < spare {
+		return fmt.Errorf("the merged layer takes %d bytes of %d that are free in %s, of which %d shall stay: %w; make room", need, free, f.dir, spare, unix.ENOSPC)
+	}
+	return nil
 }
+
+// dataBytes is the memory of an image that is not zero.
+func dataBytes(img *Image) (sum uint64) {
+	for e := range img.Extents(0, img.Pages()) {
+		if !e.Location.Zero {
+			sum += e.Pages * PageSize
+		}
+	}
+	return sum
+}
+
+func (f *flattening) manifestPath() string { return filepath.Join(f.dir, ManifestName) }
 
 // flatIndex returns the index of a full layer id with the content of an image.
 func flatIndex(img *Image, id LayerID) *Index {
@@ -160,12 +183,7 @@ func flatIndex(img *Image, id LayerID) *Index {
 // writeFlat makes path a file with the memory of an image, its zero pages holes.
 // Nothing may be at path; after an error nothing is.
 func writeFlat(ctx context.Context, img *Image, path string, perm os.FileMode, progress Progress) error {
-	counter := meter{report: progress}
-	for e := range img.Extents(0, img.Pages()) {
-		if !e.Location.Zero {
-			counter.total += e.Pages * PageSize
-		}
-	}
+	counter := meter{report: progress, total: dataBytes(img)}
 	f, err := atomicfile.Create(path)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,6 +92,18 @@ func TestFlattenIntoAnotherDirectory(t *testing.T) {
 	if len(out.Superseded) != 0 || stat(t, mem).Nlink != 2 || len(m.Layers) != 2 {
 		t.Errorf("flat image: %+v, %d names", out, stat(t, mem).Nlink)
 	}
+}
+
+func TestFlattenLeavesRoom(t *testing.T) {
+	dir, m := stackDir(t)
+	for _, spare := range []uint64{1 << 62, math.MaxUint64} {
+		_, err := Flatten(context.Background(), FlattenOptions{Manifest: manifestOf(dir), Spare: spare})
+		if !errors.Is(err, unix.ENOSPC) || tree(t, dir) != needed(m) {
+			t.Errorf("with %d bytes to spare: %v, left\n%s", spare, err, tree(t, dir))
+		}
+	}
+	_, err := Flatten(context.Background(), FlattenOptions{Manifest: manifestOf(dir), Spare: 1})
+	check(t, err)
 }
 
 // flattenVerdict checks what a failed or finished Flatten of stack m left in dir.

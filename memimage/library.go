@@ -4,8 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 )
 
@@ -15,7 +13,7 @@ import (
 type Library struct {
 	// mu guards images. It is never held across I/O.
 	mu sync.Mutex
-	// images holds the open images by stackKey. An image is in it
+	// images holds the open images by their stacks. An image is in it
 	// from its first opening to its last Close.
 	images map[string]*Image
 }
@@ -34,7 +32,7 @@ func (l *Library) Open(manifestPath string) (*Image, error) {
 
 // open opens an image whose manifest has been read.
 func (l *Library) open(manifestPath string, m Manifest) (*Image, error) {
-	key := stackKey(m)
+	key := m.Stack()
 	if img := l.retain(key); img != nil {
 		if err := checkFiles(filepath.Dir(manifestPath), m); err != nil {
 			return nil, errors.Join(err, img.Close())
@@ -95,17 +93,6 @@ func (l *Library) remove(key string, img *Image) {
 	if l.images[key] == img {
 		delete(l.images, key)
 	}
-}
-
-// stackKey joins the size and the ids of the layers, which fix the content of an
-// image.
-func stackKey(m Manifest) string {
-	var b strings.Builder
-	b.WriteString(strconv.FormatUint(m.Size, 10))
-	for _, entry := range m.Layers {
-		b.WriteString(string(entry.ID))
-	}
-	return b.String()
 }
 
 // checkFiles checks that the layers and indexes of an image in dir are there.

@@ -8,6 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 // Names inside the directory of an image.
@@ -66,6 +69,24 @@ func newEntry(id LayerID, kind Kind, size uint64) LayerEntry {
 
 // Pages returns the number of pages of the image.
 func (m Manifest) Pages() uint64 { return m.Size / PageSize }
+
+// Stack names the content of the image: the size and the ids of the layers, which fix
+// it. Images of equal stacks have the same memory.
+func (m Manifest) Stack() string {
+	var b strings.Builder
+	b.WriteString(strconv.FormatUint(m.Size, 10))
+	for _, entry := range m.Layers {
+		b.WriteString(string(entry.ID))
+	}
+	return b.String()
+}
+
+// BeginsWith tells whether the oldest layers of the image are those of the stack
+// other, all of them.
+func (m Manifest) BeginsWith(other Manifest) bool {
+	return m.Size == other.Size && len(m.Layers) >= len(other.Layers) &&
+		slices.EqualFunc(m.Layers[:len(other.Layers)], other.Layers, func(a, b LayerEntry) bool { return a.ID == b.ID })
+}
 
 // Validate reports every fault of the manifest in itself; it looks at no files.
 func (m Manifest) Validate() error {

@@ -105,6 +105,32 @@ func (w *world) flatten(t *rapid.T) {
 	}
 }
 
+// supersede merges the stack of one owner, and lets some of those who have it, or
+// went on from it, have the result.
+func (w *world) supersede(t *rapid.T) {
+	dir := filepath.Join(w.root, "merged")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	from := flatOf(t, w.draw(t).dir, dir, dir)
+	for _, o := range w.owners {
+		from.Manifest = manifestOf(o.dir)
+		now, err := ReadManifest(from.Manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !now.BeginsWith(from.Was) || !rapid.Bool().Draw(t, "superseded") {
+			continue
+		}
+		if _, err := Supersede(context.Background(), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) prune(t *rapid.T) {
 	if _, err := Prune(manifestOf(w.draw(t).dir)); err != nil {
 		t.Fatal(err)
@@ -168,7 +194,7 @@ func TestOwnersAgainstModel(t *testing.T) {
 		defer os.RemoveAll(dir)
 		w := &world{root: dir, pages: rapid.IntRange(1, 200).Draw(t, "pages")}
 		w.boot(t)
-		actions := []func(*rapid.T){w.boot, w.capture, w.capture, w.capture, w.fork, w.fork, w.flatten, w.prune, w.sums, w.delete}
+		actions := []func(*rapid.T){w.boot, w.capture, w.capture, w.capture, w.fork, w.fork, w.flatten, w.supersede, w.prune, w.sums, w.delete}
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			if len(w.owners) == 0 {
 				break

@@ -58,6 +58,10 @@ func share(ctx context.Context, src, dst string) (Shared, error) {
 	if cerr != nil {
 		return Shared{}, errors.Join(err, cerr)
 	}
+	var link *os.LinkError
+	if errors.As(err, &link) {
+		err = fmt.Errorf("link %s: %w", src, link.Err)
+	}
 	if shared.Reason != nil {
 		// One line, as both go into one warning.
 		err = fmt.Errorf("%w; %w", err, shared.Reason)

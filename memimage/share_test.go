@@ -84,7 +84,7 @@ func TestShareCopiesWhereLinkingIsImpossible(t *testing.T) {
 		if got.Rung != Reflink && got.Rung != SparseCopy {
 			t.Errorf("%v: shared by %q", errno, got.Rung)
 		}
-		if !errors.Is(got.Reason, errno) || !strings.Contains(got.Reason.Error(), dst) || strings.Contains(got.Reason.Error(), "\n") {
+		if !errors.Is(got.Reason, errno) || !strings.Contains(got.Reason.Error(), src) || strings.Contains(got.Reason.Error(), "\n") {
 			t.Errorf("%v: the reason is %v", errno, got.Reason)
 		}
 		assertSparseCopy(t, src, dst, 0o444)

@@ -120,6 +120,19 @@ func (u undo) rollBack() error {
 	return errors.Join(errs...)
 }
 
+// rollBackUnless rolls back, unless the manifest at path is m already, which may need
+// what would be taken away.
+func (u undo) rollBackUnless(path string, m Manifest) error {
+	now, err := ReadManifest(path)
+	if err != nil && !errors.Is(err, ErrMissing) {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	if err == nil && now.Stack() == m.Stack() {
+		return nil
+	}
+	return u.rollBack()
+}
+
 // checkFree checks that a directory is not an image yet.
 func checkFree(dir string) error {
 	path := filepath.Join(dir, ManifestName)
@@ -169,7 +182,7 @@ func withManifest(path string, f func(Manifest) error) error {
 			return err
 		}
 		next, rerr := ReadManifest(path)
-		if rerr != nil || stackKey(next) == stackKey(m) {
+		if rerr != nil || next.Stack() == m.Stack() {
 			return err
 		}
 		m = next
