@@ -7,8 +7,9 @@ import (
 
 // ExitState says how a VMM ended.
 type ExitState struct {
-	// Known is false while the process runs, and for a process that was not a
-	// child of this program: the kernel tells its exit status to its parent only.
+	// Known is false while the process runs, and before Linux 6.15 for a process that
+	// was not a child of this program: the kernel told its exit status to its parent
+	// only.
 	Known bool
 	// Code is the exit code where Signal is 0. Firecracker's own: 0 after the
 	// guest rebooted, 1 after a failed load, 148 after a forbidden system call,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/uffd"
 )
 
@@ -112,12 +113,16 @@ func adopt(t *testing.T, m *machine, dead *testPager) *testPager {
 	if err != nil || len(numbers) != 1 {
 		t.Fatalf("userfaultfds of the VMM: %v, error %v; want one", numbers, err)
 	}
-	pidfd, err := unix.PidfdOpen(m.Ref().PID, 0)
+	vmm, err := pidfd.Open(m.Ref().PID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd)
-	fd, err := uffd.Adopt(pidfd, numbers[0])
+	defer vmm.Close()
+	var fd *uffd.FD
+	err = vmm.Use(func(raw int) (err error) {
+		fd, err = uffd.Adopt(raw, numbers[0])
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/faultline-vm/faultline/internal/pidfd"
 )
 
 // The files of a VMM in its directory; see the package documentation.
@@ -192,13 +194,13 @@ func spawn(opts Options, dir string, files standardFiles) (*process, error) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 		}
-		pidfd := -1
+		fd := -1
 		attr := &os.ProcAttr{
 			Dir:   dir,
 			Env:   append([]string{}, opts.Env...), // not nil, which would inherit ours
 			Files: []*os.File{files.stdin, files.stdout, files.stderr},
 			// A session of its own: no signal of our terminal reaches the VMM.
-			Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+			Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd},
 		}
 		if opts.DieWithParent {
 			attr.Sys.Pdeathsig = syscall.SIGKILL
@@ -208,12 +210,12 @@ func spawn(opts Options, dir string, files standardFiles) (*process, error) {
 			result <- started{err: fmt.Errorf("start %s: %w", opts.Binary.Name, err)}
 			return
 		}
-		if pidfd < 0 {
+		if fd < 0 {
 			err = errors.New("the kernel has no pidfd: Linux 5.4 or later is needed")
 		}
-		var proc *process
+		var held *pidfd.Process
 		if err == nil {
-			proc, err = hold(child.Pid, pidfd)
+			held, err = pidfd.Take(child.Pid, fd)
 		}
 		if err != nil {
 			_ = child.Kill()
@@ -221,6 +223,7 @@ func spawn(opts Options, dir string, files standardFiles) (*process, error) {
 			result <- started{err: fmt.Errorf("start %s: %w", opts.Binary.Name, err)}
 			return
 		}
+		proc := newProcess(held)
 		result <- started{proc: proc}
 		proc.watch(child)
 	}()

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -68,7 +69,11 @@ func TestEarlyExitIsExplained(t *testing.T) {
 
 func TestRefusedConfigurationLeavesNothing(t *testing.T) {
 	requireNoLeak(t)
-	_, err := fakeDriver("refuses").Boot(t.Context(), bootSpec(shortDir(t)))
+	dir := shortDir(t)
+	_, err := fakeDriver("refuses").Boot(t.Context(), bootSpec(dir))
+	if _, err := os.Lstat(filepath.Join(dir, firecracker.SocketName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its socket: %v", err)
+	}
 	var refused *firecracker.APIError
 	if !errors.As(err, &refused) {
 		t.Fatalf("error %v, want an APIError", err)
@@ -253,6 +258,40 @@ func TestAttach(t *testing.T) {
 	if _, err := firecracker.Attach(t.Context(), ref); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("an ended process: error %v", err)
 	}
+}
+
+// Who has attached to a VMM learns how it ended, though it is not the parent.
+func TestExitStateOfAttached(t *testing.T) {
+	requireNoLeak(t)
+	first := boot(t, "serves", shortDir(t))
+	second, err := firecracker.Attach(t.Context(), first.Ref())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(first.Ref().PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-second.Exited()
+	if !second.ExitState().Known && kernelBefore(t, 6, 15) {
+		t.Skip("the kernel tells exit states to parents only; use Linux 6.15")
+	}
+	if diff := cmp.Diff(hypervisor.ExitState{Known: true, Signal: syscall.SIGTERM}, second.ExitState()); diff != "" {
+		t.Errorf("exit state (-want +got):\n%s", diff)
+	}
+	<-first.Exited()
+}
+
+func kernelBefore(t *testing.T, major, minor int) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if _, err := fmt.Sscanf(string(text), "%d.%d", &a, &b); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return a < major || a == major && b < minor
 }
 
 func TestDieWithParent(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/pidfd"
 )
 
 // VMM is one process of Firecracker or fcsim. It implements hypervisor.VMM. It
@@ -31,8 +32,8 @@ func newVMM(proc *process, name, dir string, consoleStart int64) *VMM {
 
 // Attach takes up a VMM that an earlier program started. It fails with an error
 // that wraps os.ErrProcessDone when the process is gone or the number now belongs
-// to another one. The exit state of such a VMM stays unknown: only a parent
-// learns it. A console opened at a negative offset starts at the file's beginning.
+// to another one. The exit state of such a VMM is known since Linux 6.15,
+// unless it was killed through the result. A console opened at a negative offset starts at the file's beginning.
 func Attach(ctx context.Context, ref hypervisor.ProcessRef) (*VMM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -41,26 +42,11 @@ func Attach(ctx context.Context, ref hypervisor.ProcessRef) (*VMM, error) {
 	if err != nil {
 		return nil, err
 	}
-	pidfd, err := unix.PidfdOpen(ref.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil, fmt.Errorf("attach to VMM process %d: %w", ref.PID, os.ErrProcessDone)
-	}
+	held, err := pidfd.Reopen(ref.PID, ref.StartTime)
 	if err != nil {
-		return nil, fmt.Errorf("attach to VMM process %d: %w", ref.PID, err)
+		return nil, fmt.Errorf("attach to VMM: %w", err)
 	}
-	proc, err := hold(ref.PID, pidfd)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("attach to VMM process %d: %w", ref.PID, os.ErrProcessDone)
-	}
-	if err != nil {
-		return nil, err
-	}
-	// The descriptor was opened first: were the number reused in between, it
-	// would name the new process, and so would the start time.
-	if proc.startTime != ref.StartTime {
-		_ = proc.pidfd.Close() // nothing depends on it
-		return nil, fmt.Errorf("attach to VMM process %d: the number belongs to another process now: %w", ref.PID, os.ErrProcessDone)
-	}
+	proc := newProcess(held)
 	go proc.watch(nil)
 	return newVMM(proc, "VMM", dir, 0), nil
 }
@@ -73,7 +59,7 @@ func (v *VMM) Dir() string { return v.dir }
 
 // Ref identifies the process for a later [Attach].
 func (v *VMM) Ref() hypervisor.ProcessRef {
-	return hypervisor.ProcessRef{Dir: v.dir, PID: v.proc.pid, StartTime: v.proc.startTime}
+	return hypervisor.ProcessRef{Dir: v.dir, PID: v.proc.PID(), StartTime: v.proc.StartTime()}
 }
 
 // State asks the VMM for the microVM's state.
@@ -163,7 +149,13 @@ func (v *VMM) abandon(err error) error {
 	err = v.explain(err)
 	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
 	defer cancel()
-	return errors.Join(err, v.proc.kill(ctx))
+	if kerr := v.proc.kill(ctx); kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	if rerr := os.Remove(v.socketPath()); !errors.Is(rerr, os.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return err
 }
 
 // explain adds to an error how the VMM ended, where it has ended, and what it
