@@ -8,13 +8,14 @@ import (
 	"net"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/uffd"
 )
 
 // handshake is what a VMM hands over.
 type handshake struct {
 	conn    *net.UnixConn // kept open: a VMM may take its end for the pager's; nil if adopted
-	peer    *peer
+	vmm     *pidfd.Process
 	fd      *uffd.FD
 	mapping *mapping
 	pages   *pageJournal
@@ -30,7 +31,7 @@ func (h *handshake) close() {
 	if h.pages != nil {
 		h.pages.close()
 	}
-	h.peer.close()
+	h.vmm.Close()
 }
 
 // errNothingSaid says that a connection ended before its first byte: a probe, or a
@@ -79,15 +80,22 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 	if err := s.fail.Hit(pointAccepted); err != nil {
 		return nil, err
 	}
-	vmm, err := newPeer(conn)
+	vmm, err := pidfd.Connected(conn)
 	if err != nil {
 		return nil, err
 	}
+	if err := s.journal.arrive(vmm); err != nil {
+		vmm.Close()
+		return nil, err
+	}
 	received, err := receive(conn, deadline)
+	if errors.Is(err, errNothingSaid) {
+		err = errors.Join(err, s.journal.notArrived())
+	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	hs := &handshake{conn: conn, peer: vmm, fd: received.fd, mapping: received.mapping}
+	hs := &handshake{conn: conn, vmm: vmm, fd: received.fd, mapping: received.mapping}
 	if err == nil && received.mapping.end() > s.image.Size() {
 		err = fmt.Errorf("the guest's memory needs %d bytes, the memory image %s has %d; restore with the image of the same capture",
 			received.mapping.end(), s.imageArg, s.image.Size())
@@ -96,6 +104,7 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 		err = s.fail.Hit(pointHandshakeRead)
 	}
 	if err == nil {
+		s.deposit(vmm, hs.fd)
 		hs.pages, err = s.journal.attach(vmm, hs.mapping)
 	}
 	if err == nil {
@@ -109,21 +118,21 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 		hs.pages.close()
 	}
 	if hs.fd != nil {
-		err = fmt.Errorf("handshake of process %d: %w", vmm.pid, err)
-		if killErr := vmm.end(killTimeout); killErr != nil {
+		err = fmt.Errorf("handshake of process %d: %w", vmm.PID(), err)
+		if killErr := vmm.End(killTimeout); killErr != nil {
 			err = fmt.Errorf("%w; and %w", err, killErr)
 		}
 		hs.fd.Close()
 	}
-	vmm.close()
+	vmm.Close()
 	return nil, err
 }
 
 // attached makes the VMM known to whoever asks.
-func (s *session) attached(vmm *peer) {
+func (s *session) attached(vmm *pidfd.Process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.vmmPID, s.vmmStart = vmm.pid, vmm.startTime
+	s.vmmPID, s.vmmStart = vmm.PID(), vmm.StartTime()
 }
 
 // received is the content of a handshake; fd may be set even where it failed.

@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/pager/control"
 	"github.com/faultline-vm/faultline/uffd"
 )
@@ -34,6 +36,10 @@ func (p *Pager) Adopt() error {
 		return fmt.Errorf("looking for sessions to adopt: %w", err)
 	}
 	for _, entry := range entries {
+		if id, moved := strings.CutPrefix(entry.Name(), MovingPrefix); moved {
+			p.adoptMoved(id)
+			continue
+		}
 		if !entry.IsDir() || !control.ValidID(entry.Name()) {
 			continue
 		}
@@ -42,6 +48,7 @@ func (p *Pager) Adopt() error {
 		}
 		p.adopt(entry.Name(), nil)
 	}
+	p.deposits.removeUnclaimed()
 	return nil
 }
 
@@ -67,6 +74,10 @@ func (p *Pager) adopt(id string, fd *uffd.FD) *session {
 	found.request.ID = id // whatever it says, these are the names to be cleaned up
 	s := p.blankSession(found.request)
 	s.state = control.Adopting
+	s.populated = found.populated
+	if found.attached {
+		s.claim(found)
+	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	p.mu.Lock()
 	p.opened(id)
@@ -91,10 +102,16 @@ func (p *Pager) readopt(s *session, found saved, fd *uffd.FD, err error) {
 		s.mu.Unlock()
 	}
 	if err == nil {
+		err = s.endArrived(found)
+	}
+	if err == nil {
 		err = p.equip(s, found.request)
 	}
+	// A session that has its VMM gets no socket, which would only be there to turn
+	// others away and is a fifth of the work. Everything that is done to a nil listener
+	// fails and does no harm.
 	var listener *net.UnixListener
-	if err == nil {
+	if err == nil && !found.attached {
 		listener, err = listenPrivate(s.socket)
 	}
 	if err != nil {
@@ -131,34 +148,44 @@ func refuse(err error, fd *uffd.FD) error {
 	return fmt.Errorf("%w; %w", err, errRefused)
 }
 
-// reattach gets the userfaultfd from the VMM, which still has it, unless it was handed
-// over: then it is fd.
-func (s *session) reattach(found saved, fd *uffd.FD) (hs *handshake, err error) {
+// reattach gets hold of the VMM and its userfaultfd, unless that was handed over: then
+// it is fd.
+func (s *session) reattach(found saved, fd *uffd.FD) (*handshake, error) {
 	if found.mapping.end() > s.image.Size() {
 		return nil, fmt.Errorf("the guest's memory needs %d bytes, the memory image has %d", found.mapping.end(), s.image.Size())
 	}
-	hs = &handshake{mapping: found.mapping, adopted: true}
-	if hs.peer, err = openPeer(found.pid, found.start); err != nil {
+	vmm, err := reopenVMM(found.pid, found.start)
+	if err != nil {
 		return nil, err
 	}
-	if hs.pages, err = s.journal.openPages(found.mapping, false); err != nil {
-		hs.peer.close()
+	pages, err := s.journal.openPages(found.mapping, false)
+	if err != nil {
+		vmm.Close()
 		return nil, err
 	}
-	if hs.fd = fd; fd != nil {
-		return hs, nil
-	}
-	if hs.fd, err = findUserfaultfd(hs.peer); err != nil {
-		hs.pages.close()
-		hs.peer.close()
+	if fd != nil {
+		s.deposit(vmm, fd)
+	} else if fd, err = s.recover(vmm, found.mapping); err != nil {
+		pages.close()
+		vmm.Close()
 		return nil, err
 	}
-	return hs, nil
+	return &handshake{vmm: vmm, fd: fd, mapping: found.mapping, pages: pages, adopted: true}, nil
+}
+
+// reopenVMM finds a VMM again. The error is errVMMExited when it is gone, or when its
+// number belongs to another process.
+func reopenVMM(pid int, startTime uint64) (*pidfd.Process, error) {
+	vmm, err := pidfd.Reopen(pid, startTime)
+	if errors.Is(err, os.ErrProcessDone) {
+		err = fmt.Errorf("%w: %w", errVMMExited, err)
+	}
+	return vmm, err
 }
 
 // findUserfaultfd takes a copy of the VMM's one userfaultfd.
-func findUserfaultfd(vmm *peer) (*uffd.FD, error) {
-	numbers, err := uffd.Find(vmm.pid)
+func findUserfaultfd(vmm *pidfd.Process) (*uffd.FD, error) {
+	numbers, err := uffd.Find(vmm.PID())
 	switch {
 	case errors.Is(err, uffd.ErrGone):
 		return nil, errVMMExited
@@ -167,18 +194,15 @@ func findUserfaultfd(vmm *peer) (*uffd.FD, error) {
 	case err != nil:
 		return nil, err
 	case len(numbers) == 0:
-		return nil, fmt.Errorf("process %d has no userfaultfd any more; it runs another program, or is no Firecracker that keeps it (1.12 or later)", vmm.pid)
+		return nil, fmt.Errorf("process %d has no userfaultfd any more; it runs another program, or is no Firecracker that keeps it (1.12 or later)", vmm.PID())
 	case len(numbers) > 1:
-		return nil, fmt.Errorf("process %d has %d userfaultfds, and which is the guest's cannot be told", vmm.pid, len(numbers))
-	}
-	raw, err := vmm.fd.SyscallConn()
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("process %d has %d userfaultfds, and which is the guest's cannot be told", vmm.PID(), len(numbers))
 	}
 	var fd *uffd.FD
-	if ctlErr := raw.Control(func(pidfd uintptr) { fd, err = uffd.Adopt(int(pidfd), numbers[0]) }); ctlErr != nil {
-		return nil, ctlErr
-	}
+	err = vmm.Use(func(raw int) (err error) {
+		fd, err = uffd.Adopt(raw, numbers[0])
+		return err
+	})
 	switch {
 	case errors.Is(err, uffd.ErrGone):
 		return nil, errVMMExited
@@ -195,16 +219,16 @@ func (s *session) abandon(found saved, cause error) error {
 	if errors.Is(cause, errStranded) || errors.Is(cause, errRefused) || !found.attached {
 		return cause
 	}
-	vmm, err := openPeer(found.pid, found.start)
+	vmm, err := reopenVMM(found.pid, found.start)
 	if errors.Is(err, errVMMExited) {
 		return err
 	}
 	if err == nil {
-		defer vmm.close()
-		if numbers, findErr := uffd.Find(vmm.pid); findErr == nil && len(numbers) == 0 {
+		defer vmm.Close()
+		if numbers, findErr := uffd.Find(vmm.PID()); findErr == nil && len(numbers) == 0 {
 			return cause
 		}
-		err = vmm.end(killTimeout)
+		err = vmm.End(killTimeout)
 	}
 	if err != nil {
 		return fmt.Errorf("%w; and %w", cause, err)
@@ -236,10 +260,10 @@ func (s *session) closeStranded() error {
 	pid, start := s.vmmPID, s.vmmStart
 	s.mu.Unlock()
 	if pid != 0 {
-		vmm, err := openPeer(pid, start)
+		vmm, err := reopenVMM(pid, start)
 		if err == nil {
-			err = vmm.end(killTimeout)
-			vmm.close()
+			err = vmm.End(killTimeout)
+			vmm.Close()
 		}
 		if err != nil && !errors.Is(err, errVMMExited) {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/faultline-vm/faultline/internal/failpoint"
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/hugepages"
+	"github.com/faultline-vm/faultline/internal/procstat"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
 )
@@ -97,10 +99,10 @@ func shortDir(t *testing.T) string {
 // another one take over, and looks at every page of the guest.
 func TestCrashAtEveryFailpoint(t *testing.T) {
 	for _, pageSize := range []uint64{pageSize4K, pageSize2M} {
-		for _, point := range Failpoints() {
-			if strings.HasPrefix(point, "handover") {
-				continue // TestCrashWithinAHandover
-			}
+		for _, point := range []string{
+			pointAccepted, pointHandshakeRead, pointJournalWritten, pointMessageRead,
+			pointRemoveRead, pointRemoveMarked, pointBeforeCopy, pointAfterCopy,
+		} {
 			t.Run(fmt.Sprint(point, " ", pageSize>>10, "KiB"), func(t *testing.T) {
 				if pageSize == pageSize2M {
 					hugepages.Reserve(t, 4)
@@ -141,7 +143,19 @@ func crashAndAdopt(t *testing.T, pageSize uint64, point string) {
 		t.Fatalf("the pager did not die at %q", point)
 	}
 	next := startPager(t, dir, "")
-	if point == pointAccepted || point == pointHandshakeRead {
+	if point == pointHandshakeRead {
+		// Its handshake is lost: whoever restores it is told at once.
+		wantExit(t, vmm)
+		if s := next.over(t, "a"); s.State != control.Failed || !strings.Contains(s.Reason, "restore again") {
+			t.Errorf("the session is %s: %s", s.State, s.Reason)
+		}
+		if _, err := next.CloseSession(ctx, "a"); err != nil {
+			t.Fatal(err)
+		}
+		wantNothingLeft(t, dir)
+		return
+	}
+	if point == pointAccepted {
 		// Nothing of the VMM is known yet: whoever restores it does so again.
 		next.session(t, "a", control.Waiting)
 		if err := vmm.Handshake(s.Socket); err != nil {
@@ -165,9 +179,48 @@ func crashAndAdopt(t *testing.T, pageSize uint64, point string) {
 		t.Fatal(err)
 	}
 	wantExit(t, vmm)
+	wantNothingLeft(t, dir)
+}
+
+func wantNothingLeft(t *testing.T, dir string) {
+	t.Helper()
 	if left, _ := filepath.Glob(filepath.Join(Dir(dir, Version()), "sessions", "*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// A probe that connected when the pager died is no VMM: it is left alone, and the
+// session waits on.
+func TestProbeWhileThePagerDies(t *testing.T) {
+	dir := shortDir(t)
+	manifest, model := sealed(t, 16, 1, everyPage)
+	p := startPager(t, dir, "")
+	s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", s.Socket) // this process has no userfaultfd
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	arrived := filepath.Join(Dir(dir, Version()), "sessions", "a", arrivalFile)
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(arrived); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("who connected is not in the journal")
+		}
+	}
+	p.kill()
+	p = startPager(t, dir, "")
+	p.session(t, "a", control.Waiting)
+	vmm := startFaulter(t, pagesOf(16))
+	if err := vmm.Handshake(s.Socket); err != nil {
+		t.Fatal(err)
+	}
+	wantMemory(t, vmm, model)
 }
 
 // TestManyKills kills pager after pager while guests read, write and give pages back.
@@ -257,6 +310,26 @@ func TestSpoiltJournals(t *testing.T) {
 		{"pages gone", func(dir string) error { return os.Remove(filepath.Join(dir, pagesFile)) }, control.Failed, pagesFile, true},
 		{"another format", edit(requestFile, func(v map[string]any) { v["format"] = 99 }), control.Failed, "format 99", false},
 		{"reused pid", edit(attachmentFile, func(v map[string]any) { v["start_time"] = 12345 }), control.Ended, "same number", false},
+		{"another program of that process", func(dir string) error {
+			// As after execve(2): the number and the start time are right.
+			sleep := exec.Command("sleep", "1000")
+			if err := sleep.Start(); err != nil {
+				return err
+			}
+			t.Cleanup(func() {
+				if err := sleep.Process.Kill(); err != nil {
+					t.Errorf("the process that is no VMM was ended: %v", err)
+				}
+				sleep.Wait()
+			})
+			stat, err := procstat.Read(sleep.Process.Pid)
+			return errors.Join(err, edit(attachmentFile, func(v map[string]any) {
+				v["pid"], v["start_time"] = sleep.Process.Pid, stat.StartTime
+			})(dir))
+		}, control.Failed, "another program", false},
+		{"more memory than the image", edit(attachmentFile, func(v map[string]any) {
+			v["regions"].([]any)[0].(map[string]any)["size"] = 17 * control.PageSize
+		}), control.Failed, "needs 69632 bytes", true},
 		{"no such process", edit(attachmentFile, func(v map[string]any) { v["pid"] = 1 << 22 }), control.Ended, "exited", false},
 		{"image gone", func(dir string) error {
 			gone := func(v map[string]any) { v["request"].(map[string]any)["image"] = "/nowhere/memory.json" }
@@ -307,6 +380,89 @@ func TestSpoiltJournals(t *testing.T) {
 				t.Errorf("the journal is left: %v", err)
 			}
 		})
+	}
+}
+
+// A VMM that lies in its handshake to the pager that adopted its session ends with that
+// session, and nobody else's.
+func TestLyingHandshakeAfterAdoption(t *testing.T) {
+	dir, ctx := shortDir(t), context.Background()
+	manifest, model := sealed(t, 16, 1, everyPage)
+	p := startPager(t, dir, "")
+	sockets := map[string]string{}
+	for _, id := range []string{"bad", "good"} {
+		s, err := p.CreateSession(ctx, control.SessionRequest{ID: id, Image: manifest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets[id] = s.Socket
+	}
+	p.kill()
+	p = startPager(t, dir, "")
+	good, liar := startFaulter(t, pagesOf(16)), startFaulter(t, pagesOf(17))
+	p.session(t, "bad", control.Waiting)
+	p.session(t, "good", control.Waiting)
+	if err := good.Handshake(sockets["good"]); err != nil {
+		t.Fatal(err)
+	}
+	_ = liar.Handshake(sockets["bad"]) // fails where it is ended before it can say that it has sent it
+	wantExit(t, liar)
+	if s := p.over(t, "bad"); s.State != control.Failed || !strings.Contains(s.Reason, "needs 69632 bytes") {
+		t.Errorf("the session is %s: %s", s.State, s.Reason)
+	}
+	wantMemory(t, good, model)
+}
+
+// Of pagers that are started at once in one directory one serves, and the others say
+// why they do not.
+func TestPagersStartedAtOnce(t *testing.T) {
+	dir := shortDir(t)
+	type end struct {
+		err error
+		log string
+	}
+	const pagers = 4
+	ends := make(chan end, pagers)
+	var processes []*exec.Cmd
+	for range pagers {
+		cmd := exec.Command(os.Args[0], "--data-dir", dir, "--cache-max-bytes", "1MiB")
+		cmd.Env = append(os.Environ(), asPager+"=1")
+		log := new(bytes.Buffer)
+		cmd.Stderr = log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		processes = append(processes, cmd)
+		go func() {
+			err := cmd.Wait()
+			ends <- end{err, log.String()}
+		}()
+	}
+	defer func() {
+		for _, cmd := range processes {
+			cmd.Process.Kill()
+		}
+		<-ends
+	}()
+	for range pagers - 1 {
+		select {
+		case e := <-ends:
+			if e.err == nil || !strings.Contains(e.log, "serves "+dir+" already") {
+				t.Errorf("a pager too many ended with %v: %s", e.err, e.log)
+			}
+		case <-time.After(patience):
+			t.Fatal("several pagers run in one directory")
+		}
+	}
+	c := client.New(ControlSocket(dir, Version()))
+	defer c.Close()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if _, err := c.Health(context.Background()); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("none of the pagers serves")
+		}
 	}
 }
 
@@ -378,6 +534,7 @@ func TestVMMWithoutUserfaultfd(t *testing.T) {
 func FuzzJournal(f *testing.F) {
 	f.Add([]byte(`{"format":1,"request":{"id":"a","image":"/x"}}`), []byte(`{"format":1,"pid":5,"start_time":7,"page_size":4096,"regions":[{"start":8192,"size":4096,"offset":0}]}`))
 	f.Add([]byte(`{}`), []byte(`{"format":1,"pid":5,"start_time":7,"page_size":0,"regions":[]}`))
+	f.Add([]byte(`{"format":1,"request":{"id":"a","image":"/x"}}`), []byte(`{"format":1,"pid":5,"start_time":7}`))
 	f.Fuzz(func(t *testing.T, request, attachment []byte) {
 		s, err := decodeRequest(request)
 		if err != nil {
@@ -385,6 +542,10 @@ func FuzzJournal(f *testing.F) {
 		}
 		if !control.ValidID(s.request.ID) {
 			t.Fatalf("accepted id %q", s.request.ID)
+		}
+		var arrived saved
+		if arrived.decodeArrival(attachment) == nil && arrived.pid <= 0 {
+			t.Fatalf("accepted %+v", arrived)
 		}
 		if s.decodeAttachment(attachment) == nil && (!s.attached || s.pid <= 0 || len(s.mapping.regions) == 0) {
 			t.Fatalf("accepted %+v", s)

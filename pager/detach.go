@@ -11,6 +11,7 @@ import (
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
 	"github.com/faultline-vm/faultline/uffd"
+	"golang.org/x/sys/unix"
 )
 
 // errDetached is the cause of a session whose guest needs no pager any more.
@@ -31,7 +32,14 @@ func (p *Pager) Detach(ctx context.Context, id string) (control.Session, error) 
 	if err := s.beginPopulating(); err != nil {
 		return control.Session{}, err
 	}
-	err = s.populate(ctx)
+	if err = s.populate(ctx); err == nil {
+		// From here on a pager that adopts the session ends the detach: memory of
+		// which a part is unregistered cannot be served any more.
+		err = s.journal.write(populatedFile, struct{}{})
+	}
+	if err == nil {
+		err = s.fail.Hit(pointPopulated)
+	}
 	s.populators.Done()
 	if err != nil {
 		s.mu.Lock()
@@ -42,7 +50,7 @@ func (p *Pager) Detach(ctx context.Context, id string) (control.Session, error) 
 	s.cancel(errDetached)
 	<-s.done
 	d := s.describe()
-	if d.State != control.Ended {
+	if d.Reason != errDetached.Error() {
 		return d, problem.New(http.StatusConflict, "not_detached", "its reason says why", "session %q %s: %s", id, d.State, d.Reason)
 	}
 	return d, nil
@@ -105,6 +113,7 @@ func (s *session) zeroPages(offset, limit uint64) uint64 {
 
 // populatePage installs one page, after all demand faults that wait for a read.
 func (s *session) populatePage(ctx context.Context, t task, scratch []byte) error {
+	t.read = time.Now()
 	for {
 		if err := errors.Join(context.Cause(ctx), context.Cause(s.ctx)); err != nil {
 			return err
@@ -113,13 +122,12 @@ func (s *session) populatePage(ctx context.Context, t task, scratch []byte) erro
 			time.Sleep(demandPause)
 			continue
 		}
-		t.read = time.Now()
 		var out outcome
 		var err error
 		if s.mapping.pageSize == control.PageSize {
 			out, err = s.serve4K(t, scratch, true)
 		} else {
-			out, err = s.serve2M(t)
+			out, err = s.populate2M(t)
 		}
 		if err != nil {
 			return err
@@ -127,8 +135,25 @@ func (s *session) populatePage(ctx context.Context, t task, scratch []byte) erro
 		if out == resolved {
 			return nil
 		}
-		time.Sleep(parkMin)
+		time.Sleep(parkMax)
 	}
+}
+
+// populate2M installs a huge page, and makes sure that it is there: without a free page
+// in the pool the kernel says that it is (see echoes), and no guest faults again to
+// tell the difference.
+func (s *session) populate2M(t task) (outcome, error) {
+	out, err := s.serve2M(t)
+	if err != nil || out != resolved || s.removed.has(t.offset/pageSize2M) {
+		return out, err
+	}
+	s.mu.Lock()
+	pid := s.vmmPID
+	s.mu.Unlock()
+	if there, err := holds(pid, t.address); err != nil || there {
+		return resolved, err
+	}
+	return s.outOfMemory(t, t.read, uffd.Result{Status: uffd.NoMemory, Errno: unix.ENOMEM})
 }
 
 // demandPause is how long populating steps back for a demand fault that waits.
@@ -142,6 +167,9 @@ func (s *session) release() error {
 		if err := s.fd.Unregister(uffd.Range{Start: r.start, Len: r.size}); err != nil {
 			return fmt.Errorf("unregistering the guest's memory: %w", err)
 		}
+	}
+	if err := s.fail.Hit(pointUnregistered); err != nil {
+		return err
 	}
 	// An madvise that saw the registration may queue its event a moment later.
 	for {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/faultline-vm/faultline/internal/procstat"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +17,7 @@ func (p *Pager) takeDirectory() error {
 	if err := os.MkdirAll(p.sessionDir(), 0o700); err != nil {
 		return fmt.Errorf("making the pager's directory: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(p.dir, "pager.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := os.OpenFile(filepath.Join(p.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("the pager's lock: %w", err)
 	}
@@ -26,6 +27,10 @@ func (p *Pager) takeDirectory() error {
 			return fmt.Errorf("a pager of version %s serves %s already; use it, or drain it first", p.version, p.cfg.DataDir)
 		}
 		return fmt.Errorf("locking %s: %w", lock.Name(), err)
+	}
+	if err := signLock(lock); err != nil {
+		lock.Close()
+		return fmt.Errorf("the pager's lock: %w", err)
 	}
 	stale, err := filepath.Glob(filepath.Join(p.sessionDir(), "*.sock"))
 	if err != nil {
@@ -40,6 +45,37 @@ func (p *Pager) takeDirectory() error {
 	}
 	p.lock = lock
 	return nil
+}
+
+// lockName is the file that a pager holds locked in its directory. It says which
+// process that is, for who must end a pager that does not answer.
+const lockName = "pager.lock"
+
+func signLock(lock *os.File) error {
+	stat, err := procstat.Read(os.Getpid())
+	if err != nil {
+		return err
+	}
+	text := fmt.Appendf(nil, "%d %d\n", os.Getpid(), stat.StartTime)
+	if err := lock.Truncate(0); err != nil {
+		return err
+	}
+	_, err = lock.WriteAt(text, 0)
+	return err
+}
+
+// Holder returns which process took the directory of a version last, by its number and
+// its start time in clock ticks since the host booted. It may be gone.
+func Holder(dataDir, version string) (pid int, startTime uint64, err error) {
+	path := filepath.Join(Dir(dataDir, version), lockName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, fmt.Errorf("the pager's lock: %w", err)
+	}
+	if _, err := fmt.Sscanf(string(text), "%d %d\n", &pid, &startTime); err != nil || pid <= 0 {
+		return 0, 0, fmt.Errorf("the pager's lock %s does not say who holds it", path)
+	}
+	return pid, startTime, nil
 }
 
 // listenPrivate makes a unix socket that only this user may connect to. A socket of

@@ -23,16 +23,18 @@
 //
 //	pager.go       the registry of sessions
 //	session.go     the life of one session
-//	accept.go, handshake.go   how a VMM arrives
+//	accept.go, handshake.go, arrival.go   how a VMM arrives
 //	faultloop.go, install.go, parked.go, pagestate.go   how its faults are answered
 //	miss.go, source.go, copies.go, cache.go, huge.go   where pages come from
-//	handler.go, main.go, directory.go   the process around it
+//	journal.go, adopt.go, deposit.go, handover.go, detach.go   how a session outlives its pager
+//	handler.go, main.go, directory.go, heartbeat.go   the process around it
 //
 // # Locks
 //
 // Pager.mu before session.mu; session.order before missQueue.mu; the locks of
-// cache shards and of parkedPages are leaves. The fault path takes session.order
-// and leaves only, and holds none of them across I/O. It does not allocate.
+// cache shards, of parkedPages and of deposits are leaves. The fault path takes
+// session.order and leaves only, and holds none of them across I/O. It does not
+// allocate.
 //
 // # Bounds
 //

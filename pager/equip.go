@@ -19,7 +19,7 @@ func (p *Pager) blankSession(req control.SessionRequest) *session {
 		socket:  filepath.Join(p.sessionDir(), req.ID+".sock"),
 		journal: journal{filepath.Join(p.sessionDir(), req.ID)},
 		timeout: time.Duration(req.ConnectTimeoutMS) * time.Millisecond,
-		log:     p.log, fail: p.cfg.Failpoints,
+		log:     p.log, fail: p.cfg.Failpoints, deposits: p.deposits,
 		sharedHuge: p.sharedHuge, ownHuge: newHugePool(1), hugeZeros: p.hugeZeros,
 		overlays: make(map[uint64][]byte, len(req.Overlays)),
 		done:     make(chan struct{}),
@@ -86,6 +86,9 @@ func (p *Pager) dismantle(s *session) {
 	s.ownHuge.close()
 	if s.wake != nil {
 		s.wake.Close() // closed already by a session that ran
+	}
+	if s.returned != nil {
+		s.returned.Close()
 	}
 	if s.files != nil {
 		s.files.copies.close()

@@ -17,8 +17,8 @@ const batch = 64
 
 // faultLoop answers page faults until the context ends or a page cannot be served.
 //
-// One turn: wait; read all that is there; mark the pages of REMOVE events; then
-// answer the faults. The kernel hands out pending faults before events, so within
+// One turn: wait, unless experience says that there is something already; read all
+// that is there; mark the pages of REMOVE events; then answer the faults. The kernel hands out pending faults before events, so within
 // one read the order says nothing, and a REMOVE always goes first: the guest's
 // fault behind it must get zeros. The other way round is safe as well, because
 // while a REMOVE is unread the kernel refuses every install with EAGAIN.

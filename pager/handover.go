@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -20,16 +21,21 @@ import (
 // A handover moves a session from a live pager to another one, which serves the same
 // data directory under another version. For each session there is one connection:
 //
-//	old ─▶ new   hello: format and version
+//	old ─▶ new   hello: format, version and the session's id
 //	new ─▶ old   hello
 //	             old stops the session's fault loop, and moves its journal into the
-//	             new pager's directory: from here on it is the new one's
+//	             new pager's directory, as .moving-<id>
 //	old ─▶ new   the session's id, with its userfaultfd
-//	new ─▶ old   done, when it serves
+//	             new claims the journal by another rename, to <id>, and serves
+//	new ─▶ old   done
 //
-// The guest waits between the stop and the end, and is woken once. A new pager that
-// dies behind the move adopts the session when it starts again; one that refuses gets
-// the journal taken back, and the session goes on at the old one.
+// The guest waits between the stop and the end, and is woken once.
+//
+// Between the two renames the session is nobody's, and belongs to whoever renames the
+// journal next: the new pager, also when it starts or when the old one hangs up, or
+// the old one, which takes it back where it got no answer. One of them fails, and
+// knows that the other has the session. A new pager that cannot serve a session that
+// it has claimed puts the journal back under .moving-<id> before it says so.
 
 // errHandover tells a fault loop to stop for a handover; errHandedOver is the cause of
 // a session that another pager serves now.
@@ -57,6 +63,11 @@ type handoverMessage struct {
 	Error   string `json:"error,omitempty"`
 }
 
+// MovingPrefix begins the name of a journal, in the sessions directory of the pager that
+// is to have it, while the session is being handed over. No session's id begins with a
+// dot.
+const MovingPrefix = ".moving-"
+
 // handoverSocket is where a pager takes sessions.
 func handoverSocket(dir string) string { return filepath.Join(dir, "handover.sock") }
 
@@ -67,7 +78,7 @@ func (p *Pager) Handover(ctx context.Context, req control.HandoverRequest) (cont
 	if !filepath.IsAbs(req.To) || filepath.Clean(req.To) == p.dir {
 		return control.Handover{}, problem.New(http.StatusBadRequest, "bad_request", "give the absolute directory of another pager, {data_dir}/uffd/{version}", "handover to %q", req.To)
 	}
-	conn, version, err := p.greet(req.To)
+	conn, version, err := p.greet(req.To, "")
 	if err != nil {
 		return control.Handover{}, problem.New(http.StatusBadGateway, "no_successor", "start the other pager first", "no pager takes sessions in %s: %w", req.To, err)
 	}
@@ -86,6 +97,9 @@ func (p *Pager) Handover(ctx context.Context, req control.HandoverRequest) (cont
 				continue
 			}
 			if err := p.handOver(ctx, d.ID, req.To); err != nil {
+				if s, err := p.Session(d.ID); err != nil || !s.State.Active() {
+					continue // it ended meanwhile
+				}
 				kept[d.ID] = true
 				h.Kept = append(h.Kept, control.KeptSession{ID: d.ID, Reason: err.Error()})
 				continue
@@ -109,7 +123,7 @@ func (p *Pager) handOver(ctx context.Context, id, to string) error {
 	if err != nil {
 		return err
 	}
-	conn, _, err := p.greet(to)
+	conn, _, err := p.greet(to, id)
 	if err != nil {
 		return err
 	}
@@ -136,8 +150,9 @@ func (p *Pager) handOver(ctx context.Context, id, to string) error {
 	}
 }
 
-// greet connects to the pager in a directory and makes sure that it is one.
-func (p *Pager) greet(dir string) (*net.UnixConn, string, error) {
+// greet connects to the pager in a directory and makes sure that it is one. The id is
+// that of the session that the connection is for, or empty.
+func (p *Pager) greet(dir, id string) (*net.UnixConn, string, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: handoverSocket(dir), Net: "unix"})
 	if err != nil {
 		return nil, "", err
@@ -145,7 +160,7 @@ func (p *Pager) greet(dir string) (*net.UnixConn, string, error) {
 	var hello handoverMessage
 	err = conn.SetDeadline(time.Now().Add(handoverTimeout))
 	if err == nil {
-		err = json.NewEncoder(conn).Encode(handoverMessage{Format: journalFormat, Version: p.version})
+		err = json.NewEncoder(conn).Encode(handoverMessage{Format: journalFormat, Version: p.version, ID: id})
 	}
 	if err == nil {
 		err = receiveMessage(conn, &hello)
@@ -182,7 +197,8 @@ func (m *handoverMessage) decode(data []byte) error {
 }
 
 // transfer hands the session over, its fault loop having stopped. After an error the
-// session is here as before, but for its waiters, who must be woken.
+// session is here as before, but for its waiters, who must be woken. Without one it is
+// the other pager's, whether that one lives or not.
 func (s *session) transfer(hs *handshake) (err error) {
 	d := s.leaving.Load()
 	s.setReleased(true)
@@ -197,12 +213,28 @@ func (s *session) transfer(hs *handshake) (err error) {
 	if err := d.conn.SetDeadline(time.Now().Add(handoverTimeout)); err != nil {
 		return err
 	}
-	there := filepath.Join(d.to, "sessions", s.id)
-	if err := os.Rename(s.journal.dir, there); err != nil {
+	moving := filepath.Join(d.to, "sessions", MovingPrefix+s.id)
+	if err := os.Rename(s.journal.dir, moving); err != nil {
 		return fmt.Errorf("moving the session's journal: %w", err)
 	}
+	err = s.send(d, hs)
+	if err == nil {
+		return nil
+	}
+	switch back := os.Rename(moving, s.journal.dir); {
+	case errors.Is(back, fs.ErrNotExist):
+		s.log.Warn("a session is the other pager's, which did not confirm it", "session", s.id, "error", err)
+		return nil
+	case back != nil:
+		return errors.Join(err, fmt.Errorf("taking the session's journal back: %w", back))
+	}
+	return fmt.Errorf("the other pager: %w", err)
+}
+
+// send gives the other pager the userfaultfd, and waits until it serves.
+func (s *session) send(d *departure, hs *handshake) error {
 	if err := s.fail.Hit(pointHandoverMoved); err != nil {
-		return errors.Join(err, os.Rename(there, s.journal.dir))
+		return err
 	}
 	payload, err := json.Marshal(handoverMessage{Format: journalFormat, ID: s.id})
 	if err == nil {
@@ -214,10 +246,7 @@ func (s *session) transfer(hs *handshake) (err error) {
 	if err == nil {
 		err = receiveMessage(d.conn, new(handoverMessage))
 	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("the other pager: %w", err), os.Rename(there, s.journal.dir))
-	}
-	return nil
+	return err
 }
 
 func (s *session) setReleased(released bool) {
@@ -247,7 +276,8 @@ func (p *Pager) takeOver(conn *net.UnixConn) error {
 	if err := conn.SetDeadline(time.Now().Add(handoverTimeout)); err != nil {
 		return err
 	}
-	if err := receiveMessage(conn, new(handoverMessage)); err != nil {
+	var hello handoverMessage
+	if err := receiveMessage(conn, &hello); err != nil {
 		return err
 	}
 	if err := json.NewEncoder(conn).Encode(handoverMessage{Format: journalFormat, Version: p.version}); err != nil {
@@ -256,7 +286,9 @@ func (p *Pager) takeOver(conn *net.UnixConn) error {
 	buf := make([]byte, 4096)
 	n, fds, err := uffd.ReceiveFDs(conn, buf)
 	if err != nil || n == 0 {
-		return nil // a greeting only
+		// It was a greeting only, or the other pager is dead.
+		p.adoptMoved(hello.ID)
+		return nil
 	}
 	reply := handoverMessage{Format: journalFormat}
 	if err := p.takeSession(buf[:n], fds); err != nil {
@@ -280,7 +312,13 @@ func (p *Pager) takeSession(message []byte, fds []int) error {
 		err = fmt.Errorf("session id %q is not allowed", m.ID)
 	}
 	if err == nil {
+		err = p.cfg.Failpoints.Hit(pointHandoverReceived)
+	}
+	if err == nil {
 		err = p.admit(m.ID)
+	}
+	if err == nil {
+		err = p.claim(m.ID)
 	}
 	if err != nil {
 		fd.Close()
@@ -295,10 +333,37 @@ func (p *Pager) takeSession(message []byte, fds []int) error {
 		d := s.describe()
 		switch {
 		case d.State == control.Serving:
-			return nil
-		case !d.State.Active():
-			return errors.New(d.Reason)
+			return p.cfg.Failpoints.Hit(pointHandoverServing)
+		case d.State.Active():
+			time.Sleep(200 * time.Microsecond)
+			continue
 		}
-		time.Sleep(200 * time.Microsecond)
+		<-s.done
+		return errors.Join(errors.New(d.Reason), os.Rename(s.journal.dir, p.moving(m.ID)))
+	}
+}
+
+// moving is where another pager puts the journal of a session.
+func (p *Pager) moving(id string) string { return filepath.Join(p.sessionDir(), MovingPrefix+id) }
+
+// claim makes a session that was moved here this pager's. It has been admitted, and is
+// not any more after an error.
+func (p *Pager) claim(id string) error {
+	err := os.Rename(p.moving(id), filepath.Join(p.sessionDir(), id))
+	if err == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.opened(id)
+	p.checkDrained()
+	return fmt.Errorf("session %q was not moved here: %w", id, err)
+}
+
+// adoptMoved adopts a session whose other pager died after it had moved it here. There
+// need not be one.
+func (p *Pager) adoptMoved(id string) {
+	if control.ValidID(id) && p.admit(id) == nil && p.claim(id) == nil {
+		p.adopt(id, nil)
 	}
 }

@@ -39,8 +39,8 @@ const (
 const memoryPatience = 10 * time.Second
 
 // outOfMemory has an install repeated, or fails it when it lacks memory for too long.
-func (s *session) outOfMemory(t task, res uffd.Result) (outcome, error) {
-	if time.Since(t.read) < memoryPatience {
+func (s *session) outOfMemory(t task, since time.Time, res uffd.Result) (outcome, error) {
+	if time.Since(since) < memoryPatience {
 		return refused, nil
 	}
 	return resolved, fmt.Errorf("no memory for a page of %d bytes at offset %d since %v: raise the VMM's memory limit, or the number of huge pages: %w",
@@ -49,29 +49,54 @@ func (s *session) outOfMemory(t task, res uffd.Result) (outcome, error) {
 
 // echoes notices huge pages that are "present" again and again. With an empty pool
 // the kernel answers EEXIST instead of ENOMEM (seen on Linux 6.18): the guest would
-// be woken, fault again, and so on for ever. A page that is there is met once, or a
-// few times by several vCPUs at the same moment.
+// be woken, fault again, and so on for ever.
+//
+// A fault that was read before the page was last seen to be there proves nothing: the
+// vCPUs that wait for one page make a message each, and all but the first meet it. An
+// echo is a fault of somebody who had been woken since.
 //
 // The zero value is ready. mu is a leaf; it is not on the path of 4 KiB pages.
 type echoes struct {
 	mu   sync.Mutex
-	last map[uint64]time.Time // of an EEXIST, by address; protected by mu
+	runs map[uint64]echo // by address; protected by mu
 }
 
-// echoWindow is the time within which a second EEXIST of a page is an echo.
-const echoWindow = time.Second
+// echo is a run of EEXISTs of one page, each behind the wake of the one before.
+type echo struct {
+	first, last time.Time
+	n           int
+}
 
-// again records an EEXIST and reports whether it is an echo.
-func (e *echoes) again(address uint64) bool {
+const (
+	// echoWindow is the time within which the next EEXIST goes on with a run.
+	echoWindow = time.Second
+	// echoRun is how long a run may be that means nothing: a message may be read
+	// whose thread was just woken.
+	echoRun = 3
+)
+
+// again records an EEXIST for a fault that was read at a time, and reports since when
+// the page has echoed; not at all is the zero time.
+func (e *echoes) again(address uint64, read time.Time) (since time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.last == nil || len(e.last) >= 1024 {
-		e.last = make(map[uint64]time.Time)
+	if e.runs == nil || len(e.runs) >= 1024 {
+		e.runs = make(map[uint64]echo)
 	}
 	now := time.Now()
-	before, seen := e.last[address]
-	e.last[address] = now
-	return seen && now.Sub(before) < echoWindow
+	run, seen := e.runs[address]
+	if seen && !read.After(run.last) {
+		return time.Time{}
+	}
+	if !seen || now.Sub(run.last) > echoWindow {
+		run = echo{first: now}
+	}
+	run.last, run.n = now, run.n+1
+	e.runs[address] = run
+	if run.n <= echoRun {
+		return time.Time{}
+	}
+	return run.first
 }
 
 // install puts a page into the guest and wakes who waits for it. Where a worker
@@ -82,8 +107,9 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 		s.order.RLock()
 		defer s.order.RUnlock()
 		if s.released {
-			// The next pager wakes every waiter, and their faults come again.
-			return resolved, nil
+			// The page is not there. If the session goes, the next pager wakes every
+			// waiter, and their faults come again; if it stays, this is repeated.
+			return refused, nil
 		}
 		if page.kind != removedPage && s.removed.has(t.offset/s.mapping.pageSize) {
 			page = installed{kind: removedPage}
@@ -121,11 +147,14 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 		// Somebody was faster. The kernel does not wake for it, and a waiter
 		// that came between that install and now would sleep for ever.
 		s.counters.present.Add(1)
+		if size == pageSize2M {
+			if since := s.echoes.again(t.address, t.read); !since.IsZero() {
+				// Its repetition wakes the guest, or finds memory.
+				return s.outOfMemory(t, since, res)
+			}
+		}
 		if err := s.fd.Wake(uffd.Range{Start: t.address, Len: size}); err != nil {
 			return resolved, fmt.Errorf("waking the waiters of address %#x: %w", t.address, err)
-		}
-		if size == pageSize2M && s.echoes.again(t.address) {
-			return s.outOfMemory(t, res)
 		}
 		return resolved, nil
 	case uffd.Again, uffd.Partial:
@@ -133,7 +162,7 @@ func (s *session) install(t task, page installed, shared bool) (outcome, error) 
 	case uffd.Gone:
 		return resolved, uffd.ErrGone
 	case uffd.NoMemory:
-		return s.outOfMemory(t, res)
+		return s.outOfMemory(t, t.read, res)
 	case uffd.NotRegistered:
 		return resolved, fmt.Errorf("address %#x (offset %d) is not registered with the userfaultfd any more, the VMM changed its memory layout: %w", t.address, t.offset, res.Err())
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/internal/strictjson"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -22,8 +23,10 @@ import (
 //
 //	image/         names of the session's own for the image's files (hard links)
 //	request.json   what the session was created with, before its socket accepts
+//	arriving.json  who connected, before the handshake is read
 //	pages          page state and the messages being handled, mapped and shared
 //	attached.json  the VMM and its memory, before the first fault is answered
+//	populated.json nothing, when a detach has brought every page into the guest
 //
 // A pager that starts adopts a session from it; see adopt.go.
 //
@@ -59,6 +62,7 @@ type savedRegion struct {
 const (
 	requestFile    = "request.json"
 	attachmentFile = "attached.json"
+	populatedFile  = "populated.json"
 	pagesFile      = "pages"
 	imageDir       = "image"
 )
@@ -114,12 +118,12 @@ func (j journal) image() string {
 }
 
 // attach records the VMM. Behind it everything is there that adoption needs.
-func (j journal) attach(vmm *peer, m *mapping) (*pageJournal, error) {
+func (j journal) attach(vmm *pidfd.Process, m *mapping) (*pageJournal, error) {
 	pages, err := j.openPages(m, true)
 	if err != nil {
 		return nil, err
 	}
-	a := savedAttachment{Format: journalFormat, PID: vmm.pid, StartTime: vmm.startTime, PageSize: m.pageSize}
+	a := savedAttachment{Format: journalFormat, PID: vmm.PID(), StartTime: vmm.StartTime(), PageSize: m.pageSize}
 	for _, r := range m.regions {
 		a.Regions = append(a.Regions, savedRegion{Start: r.start, Size: r.size, Offset: r.offset})
 	}
@@ -156,6 +160,8 @@ type saved struct {
 	pid      int
 	start    uint64
 	mapping  *mapping
+	// populated tells that all that is left to do is to unregister the memory.
+	populated bool
 }
 
 // maxJournalFile bounds what is read of a journal's JSON.
@@ -174,10 +180,13 @@ func (j journal) load() (saved, error) {
 	}
 	data, attachErr := readBounded(filepath.Join(j.dir, attachmentFile))
 	if errors.Is(attachErr, fs.ErrNotExist) {
-		return s, err
+		return s, errors.Join(err, s.loadArrival(j))
 	}
 	if attachErr == nil {
 		attachErr = s.decodeAttachment(data)
+	}
+	if _, statErr := os.Stat(filepath.Join(j.dir, populatedFile)); statErr == nil {
+		s.populated = true
 	}
 	return s, errors.Join(err, attachErr)
 }

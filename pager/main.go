@@ -58,6 +58,10 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	cfg.Version = *as
+	if cfg.Manager, err = findManager(os.Getenv); err != nil {
+		fmt.Fprintf(stderr, "faultline-pager: the service manager: %v\n", err)
+		return 2
+	}
 	if cfg.Failpoints, err = failpoint.Parse(os.Getenv(failpoint.Env), Failpoints()...); err != nil {
 		fmt.Fprintf(stderr, "faultline-pager: %s: %v\n", failpoint.Env, err)
 		return 2
@@ -130,8 +134,11 @@ func Run(ctx context.Context, cfg Config) error {
 	watching, stopWatching := context.WithCancel(context.Background())
 	defer stopWatching()
 	go p.watch(watching)
+	go p.beat(watching)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
+	// Every session that could be found is being adopted, and requests are answered.
+	p.tell("ready", p.cfg.Manager.Notifier.Ready)
 	cfg.Log.Info("pager ready", "version", p.version, "socket", socket, "cache_max_bytes", cfg.CacheMaxBytes)
 	select {
 	case err = <-served:
@@ -145,6 +152,7 @@ func Run(ctx context.Context, cfg Config) error {
 		<-p.Drained()
 	}
 	cfg.Log.Info("drained")
+	p.tell("stopping", p.cfg.Manager.Notifier.Stopping)
 	// Requests in progress, the one that drained among them, get their answer.
 	shutdown, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

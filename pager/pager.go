@@ -51,6 +51,9 @@ type Config struct {
 	Log *slog.Logger
 	// Failpoints make the pager fail on purpose, in tests. Nil is none.
 	Failpoints *failpoint.Set
+	// Manager is what started the pager and will start the next one. New takes over
+	// what it returned.
+	Manager Manager
 }
 
 // MinCacheBytes is the smallest cache that a pager accepts.
@@ -83,6 +86,7 @@ type Pager struct {
 	images     memimage.Library // shares one open image among sessions of the same layers
 	sharedHuge *hugePool
 	hugeZeros  []byte
+	deposits   *deposits
 	past       counters // of sessions that are over
 	closing    sync.Once
 	closeErr   error // of the first Close
@@ -136,6 +140,7 @@ func New(cfg Config) (*Pager, error) {
 		p.cache.Close()
 		return nil, err
 	}
+	p.deposits = newDeposits(cfg.Manager, cfg.Log)
 	return p, nil
 }
 
@@ -182,7 +187,10 @@ func (p *Pager) open(s *session, req control.SessionRequest) (*net.UnixListener,
 	}
 	listener, err := listenPrivate(s.socket)
 	if err == nil {
-		if err = s.journal.begin(req, s.image); err != nil {
+		if err = s.journal.begin(req, s.image); err == nil {
+			err = s.fail.Hit(pointRequestWritten)
+		}
+		if err != nil {
 			listener.Close()
 			err = errors.Join(err, s.journal.end())
 		}

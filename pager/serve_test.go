@@ -157,18 +157,66 @@ func TestHugePages(t *testing.T) {
 // make guest and pager go round for ever.
 func TestEchoesOfAHugePage(t *testing.T) {
 	var e echoes
-	if e.again(1) || e.again(2) {
-		t.Error("the first EEXIST of a page was taken for an echo")
+	early := time.Now()
+	for range 2 * echoRun {
+		if !e.again(1, early).IsZero() || !e.again(2, early).IsZero() {
+			t.Fatal("faults of one moment were taken for echoes")
+		}
 	}
-	if !e.again(1) {
-		t.Error("the second EEXIST of a page at once was not taken for an echo")
+	for n := 1; n < echoRun; n++ {
+		if !e.again(1, time.Now()).IsZero() {
+			t.Fatalf("after %d wakes a fault was taken for an echo", n)
+		}
+	}
+	if e.again(1, time.Now()).Before(early) {
+		t.Error("a page that is there again and again was not taken for an echo")
 	}
 	s := &session{mapping: &mapping{pageSize: pageSize2M}}
 	res := uffd.Result{Status: uffd.Exists}
-	if out, err := s.outOfMemory(task{read: time.Now()}, res); out != refused || err != nil {
+	if out, err := s.outOfMemory(task{}, time.Now(), res); out != refused || err != nil {
 		t.Errorf("an install that lacks memory was not repeated: %v, %v", out, err)
 	}
-	if _, err := s.outOfMemory(task{read: time.Now().Add(-memoryPatience)}, res); err == nil {
+	if _, err := s.outOfMemory(task{}, time.Now().Add(-memoryPatience), res); err == nil {
 		t.Error("an install that lacks memory is repeated for ever")
 	}
+}
+
+// Many threads that wait for one huge page make a message each, and find it there but
+// for the first. That is no lack of memory.
+func TestManyThreadsOnOneHugePage(t *testing.T) {
+	const threads = 16
+	hugepages.Reserve(t, 1)
+	p := newTestPager(t, MinCacheBytes)
+	manifest, content := sealed(t, 512, 1, everyPage)
+	vmm := startFaulter(t, faulter.Region{Size: pageSize2M, PageSize: pageSize2M})
+	create(t, p, control.SessionRequest{ID: "a", Image: manifest})
+	read := make(chan struct{})
+	withReader(t, p, "a", func(int64) error { <-read; return nil })
+	if err := vmm.Handshake(p.Sessions().Sessions[0].Socket); err != nil {
+		t.Fatal(err)
+	}
+	var touches []*faulter.Call[[]time.Duration]
+	for thread := range threads {
+		touches = append(touches, vmm.StartTouch(thread, []uint64{uint64(thread) * control.PageSize}, false))
+	}
+	for p.Sessions().Sessions[0].Stats.Faults < threads {
+		time.Sleep(time.Millisecond)
+	}
+	close(read)
+	for _, touch := range touches {
+		if _, err := touch.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := p.session("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s.serves() && s.oldestFault() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if d := s.describe(); d.State != control.Serving {
+		t.Errorf("the session %s: %s", d.State, d.Reason)
+	}
+	wantMemory(t, vmm, content)
 }

@@ -42,8 +42,13 @@ type session struct {
 	timeout             time.Duration // for connecting and for the handshake
 	wake                *uffd.Event   // ends the fault loop's wait
 	journal             journal
-	fail                *failpoint.Set // see failpoints.go
-	counters            counters
+	deposits            *deposits
+	// Of the goroutine that runs the session's life: what its deposit is called, once
+	// it has one, and the deposit that came back, until it is used.
+	deposited string
+	returned  *uffd.FD
+	fail      *failpoint.Set // see failpoints.go
+	counters  counters
 
 	ctx    context.Context         // ends when the session is to end
 	cancel context.CancelCauseFunc // ends ctx; the cause says why
@@ -58,6 +63,7 @@ type session struct {
 	// isStranded: see stranded; protected by mu.
 	isStranded bool
 	populating bool // protected by mu; see Pager.Detach
+	populated  bool // set before the session runs: a dead pager was about to detach it
 	populators sync.WaitGroup
 
 	// What follows is set before the first fault is served and then read by
@@ -121,6 +127,7 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 		s.turnAway(listener)
 	}()
 	cause = s.serve(ctx, hs)
+	s.cancel(cause) // ends a populating that is under way
 	if errors.Is(cause, errDetached) {
 		if err := s.release(); err != nil {
 			cause = err
@@ -131,7 +138,7 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 	// and it does so before its userfaultfd is closed here. If that were the last
 	// one, absent pages would read as zeros from then on.
 	if !errors.Is(cause, errVMMExited) && !outliving(cause) {
-		if err := hs.peer.end(killTimeout); err != nil {
+		if err := hs.vmm.End(killTimeout); err != nil {
 			cause = fmt.Errorf("%w; and %w", cause, err)
 		}
 	}
@@ -154,6 +161,9 @@ func (s *session) over(cause error) {
 			s.log.Error("removing a session's journal", "session", s.id, "error", err)
 		}
 	}
+	if !errors.Is(cause, errStranded) {
+		s.withdraw()
+	}
 	state := control.Failed
 	if closing(cause) {
 		state = control.Ended
@@ -169,19 +179,28 @@ func (s *session) serve(ctx context.Context, hs *handshake) error {
 	s.fd, s.mapping, s.messages, s.removed = hs.fd, hs.mapping, hs.pages.messages, hs.pages.removed
 	s.misses.init(s)
 	if hs.adopted {
+		if err := s.fail.Hit(pointAdopted); err != nil {
+			return err
+		}
 		if err := s.takeUp(); err != nil {
 			return err
 		}
+		if err := s.fail.Hit(pointWoken); err != nil {
+			return err
+		}
+	}
+	if s.populated {
+		return errDetached
 	}
 	s.mu.Lock()
 	s.guest, s.state = hs.mapping, control.Serving
 	s.mu.Unlock()
-	s.log.Info("serving", "session", s.id, "adopted", hs.adopted, "vmm_pid", hs.peer.pid, "regions", len(hs.mapping.regions), "memory", hs.mapping.size(), "page_size", hs.mapping.pageSize)
+	s.log.Info("serving", "session", s.id, "adopted", hs.adopted, "vmm_pid", hs.vmm.PID(), "regions", len(hs.mapping.regions), "memory", hs.mapping.size(), "page_size", hs.mapping.pageSize)
 
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		if hs.peer.wait() {
+		if hs.vmm.Wait() {
 			s.cancel(errVMMExited)
 		}
 	}()
@@ -196,7 +215,7 @@ func (s *session) serve(ctx context.Context, hs *handshake) error {
 			err = s.faultLoop(ctx)
 		}
 	}
-	hs.peer.stopWaiting()
+	hs.vmm.StopWaiting()
 	<-watched
 	if errors.Is(err, uffd.ErrGone) {
 		err = errVMMExited

@@ -1,6 +1,7 @@
-// Package hugepages lets a test have 2 MiB huge pages for as long as it runs.
+// Package hugepages lets a test, or a program that tests, have 2 MiB huge pages for
+// as long as it runs.
 //
-// The pool belongs to the whole host and tests of several processes change it at
+// The pool belongs to the whole host and several processes change it at
 // the same time. Each change is therefore relative to the present size and made
 // under the file lock [lockPath], which is held for the change alone.
 package hugepages
@@ -12,7 +13,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,30 +30,62 @@ const (
 // errShort says that the host has too little contiguous memory.
 var errShort = errors.New("too little contiguous free memory")
 
-// Reserve enlarges the host's pool by pages huge pages until the test ends. It
-// skips the test where that is not possible. A test binary that is killed leaves
-// the pool enlarged.
-func Reserve(t testing.TB, pages int) {
-	t.Helper()
+// ErrUnavailable is wrapped by the error of [Grow] where this host, or this user,
+// cannot have the pages; the text names the remedy.
+var ErrUnavailable = errors.New("no huge pages of 2 MiB")
+
+// Grow enlarges the host's pool by pages huge pages. Whoever calls it calls shrink
+// once, when nothing uses them any more. A process that is killed leaves the pool
+// enlarged.
+func Grow(pages int) (shrink func() error, err error) {
 	switch err := resize(pages); {
 	case errors.Is(err, fs.ErrNotExist):
-		t.Skip("kernel has no 2 MiB huge pages; use a kernel with CONFIG_HUGETLBFS")
+		return nil, fmt.Errorf("%w: the kernel has none; use a kernel with CONFIG_HUGETLBFS", ErrUnavailable)
 	case errors.Is(err, fs.ErrPermission):
-		t.Skip("no permission to enlarge the huge page pool; run as root")
+		return nil, fmt.Errorf("%w: no permission to enlarge the host's pool; run as root", ErrUnavailable)
 	case errors.Is(err, errShort):
-		t.Skipf("cannot have %d huge pages: %v; free memory, or reserve them at boot", pages, err)
+		return nil, fmt.Errorf("%w: cannot have %d: %w; free memory, or reserve them at boot", ErrUnavailable, pages, err)
 	case err != nil:
-		t.Fatalf("enlarge the huge page pool: %v", err)
+		return nil, fmt.Errorf("enlarge the huge page pool: %w", err)
+	}
+	return func() error {
+		if err := resize(-pages); err != nil {
+			return fmt.Errorf("shrink the huge page pool by %d: %w", pages, err)
+		}
+		return nil
+	}, nil
+}
+
+// Test is what this package needs of a *testing.T. Programs that are no tests do not
+// link package testing by importing this one.
+type Test interface {
+	Helper()
+	Skip(args ...any)
+	Fatal(args ...any)
+	Error(args ...any)
+	Cleanup(func())
+}
+
+// Reserve enlarges the host's pool by pages huge pages until the test ends. It
+// skips the test where that is not possible.
+func Reserve(t Test, pages int) {
+	t.Helper()
+	shrink, err := Grow(pages)
+	if errors.Is(err, ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := resize(-pages); err != nil {
-			t.Errorf("shrink the huge page pool by %d: %v", pages, err)
+		if err := shrink(); err != nil {
+			t.Error(err)
 		}
 	})
 }
 
 // Free returns the number of pages of the pool that nobody uses.
-func Free(t testing.TB) int {
+func Free(t Test) int {
 	t.Helper()
 	n, err := readCount(freePath)
 	if errors.Is(err, fs.ErrNotExist) {

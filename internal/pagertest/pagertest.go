@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // Build builds faultline-pager into dir as if pager/VERSION held version, and
@@ -22,7 +23,10 @@ func Build(dir, version string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("finding the module: %w", withStderr(err))
 	}
-	module := filepath.Clean(string(output[:len(output)-1]))
+	module := strings.TrimSpace(string(output))
+	if module == "" {
+		return "", errors.New("no module around the working directory: work in the project's source")
+	}
 	versionFile := filepath.Join(dir, "VERSION-"+version)
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(module, "pager", "VERSION"): versionFile}})
 	if err != nil {
@@ -33,7 +37,7 @@ func Build(dir, version string) (string, error) {
 		return "", err
 	}
 	binary := filepath.Join(dir, "faultline-pager-"+version)
-	build := exec.Command("go", "build", "-trimpath", "-overlay", overlayFile, "-o", binary, "./cmd/faultline-pager")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-overlay", overlayFile, "-o", binary, "./cmd/faultline-pager")
 	build.Dir = module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if _, err := build.Output(); err != nil {

@@ -11,11 +11,16 @@
 // Supervisor's context ends the supervision and not the pager; the next Supervisor
 // finds the pager by its health and watches it through a pidfd. Guests whose pager
 // is dead stand still until the next pager of that version adopts them, so a
-// Supervisor reacts to a death and does not poll for it.
+// Supervisor reacts to a death and does not poll for it. A child that lives and hangs is
+// killed when it has given no sign of life for [Config.Watchdog]; a unit by systemd.
+//
+// To a child the Supervisor is what systemd is to a unit: it speaks the protocol of
+// sd_notify(3), hears the signs of life, and keeps a copy of each guest's userfaultfd
+// for the next pager. See keeper.go.
 //
 // The package owns the processes that it starts and the log files that it opens
 // for them. It knows neither sessions nor guests, and writes nothing below
-// {data_dir} but the pager's directory and its log.
+// {data_dir} but the pager's directory, its log and the socket notify.sock there.
 //
-// Locks: Supervisor.mu is the only one, and is not held across I/O.
+// Locks: Supervisor.mu and keeper.mu are leaves, and are not held across I/O.
 package supervisor

@@ -43,7 +43,8 @@ func executableOf(pid int) (executable, error) {
 	return executable{file}, nil
 }
 
-// path works in this process and, until it executes a program, in its children.
-func (e executable) path() string { return fmt.Sprintf("/proc/self/fd/%d", e.file.Fd()) }
+// path works in this process and in its children. It names this process: in a child
+// the descriptor's number may be that of a file which was passed to it.
+func (e executable) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), e.file.Fd()) }
 
 func (e executable) close() { e.file.Close() }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"time"
 
+	"github.com/faultline-vm/faultline/internal/sdnotify"
 	"github.com/faultline-vm/faultline/pager"
 )
 
@@ -17,6 +20,9 @@ type launcher interface {
 	// finished reports whether a pager that has ended did so by itself, with no
 	// session left: it was drained and is not to be started again.
 	finished(ctx context.Context, r *running) (bool, error)
+	// beats returns how many signs of life were heard of any pager; always 0 where
+	// somebody else listens for them.
+	beats() int64
 	// log says where the pager's log is, for people.
 	log() string
 	close()
@@ -26,10 +32,38 @@ type launcher interface {
 type childLauncher struct {
 	options    Options
 	executable executable
+	keeper     *keeper
+	watchdog   time.Duration // 0 for none
+}
+
+// newChildLauncher takes the executable over.
+func newChildLauncher(cfg Config, e executable) (*childLauncher, error) {
+	dir := pager.Dir(cfg.DataDir, cfg.Version)
+	err := os.MkdirAll(dir, 0o700)
+	var k *keeper
+	if err == nil {
+		k, err = newKeeper(filepath.Join(dir, "notify.sock"))
+	}
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	return &childLauncher{options: cfg.Options, executable: e, keeper: k, watchdog: max(cfg.Watchdog, 0)}, nil
 }
 
 func (l *childLauncher) launch(ctx context.Context) (*running, error) {
-	p, err := spawn(l.options, l.executable.path())
+	if l.watchdog > 0 {
+		if err := endSilent(ctx, l.options, l.watchdog); err != nil {
+			return nil, err
+		}
+	}
+	names, files, err := l.keeper.pass()
+	if err != nil {
+		return nil, err
+	}
+	defer closeFiles(files)
+	beats := l.beats()
+	p, err := spawn(l.options, l.executable.path(), sdnotify.Variables(os.Environ(), l.keeper.path, l.watchdog, names), files)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +74,7 @@ func (l *childLauncher) launch(ctx context.Context) (*running, error) {
 		}
 		return nil, errors.Join(err, p.Kill())
 	}
-	return &running{pid: p.PID(), exited: p.exited, release: func() {}, child: p}, nil
+	return &running{pid: p.PID(), exited: p.exited, release: func() {}, signal: p.signal, beats: beats, child: p}, nil
 }
 
 // finished asks for the exit status, which only a parent learns. Of a pager that
@@ -62,5 +96,10 @@ func socketGone(path string) (bool, error) {
 	return false, err
 }
 
-func (l *childLauncher) log() string { return l.options.Log }
-func (l *childLauncher) close()      { l.executable.close() }
+func (l *childLauncher) log() string  { return l.options.Log }
+func (l *childLauncher) beats() int64 { return l.keeper.beats.Load() }
+
+func (l *childLauncher) close() {
+	l.executable.close()
+	l.keeper.close()
+}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/sdnotify"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
 )
@@ -28,6 +29,9 @@ type Options struct {
 	// Log is a file to which the pager's standard error is appended; "" means
 	// pager.log in the pager's directory.
 	Log string
+	// Env is added to the environment of a pager that is started as a child: its
+	// failpoints, in tests.
+	Env []string
 	// StartTimeout bounds the wait for the pager's health; 0 means 10 s.
 	StartTimeout time.Duration
 }
@@ -58,7 +62,7 @@ type Process struct {
 // serves the data directory already is an error.
 func Start(ctx context.Context, o Options) (*Process, error) {
 	o = o.withDefaults()
-	p, err := spawn(o, o.Binary)
+	p, err := spawn(o, o.Binary, sdnotify.Variables(os.Environ(), "", 0, nil), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +72,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	return p, nil
 }
 
-// spawn starts the executable at path, which the process knows as o.Binary.
-func spawn(o Options, path string) (*Process, error) {
+// spawn starts the executable at path, which the process knows as o.Binary, with an
+// environment to which o.Env is added, and with files from descriptor 3 on.
+func spawn(o Options, path string, env []string, files []*os.File) (*Process, error) {
 	if err := os.MkdirAll(pager.Dir(o.DataDir, o.Version), 0o700); err != nil {
 		return nil, fmt.Errorf("the pager's directory: %w", err)
 	}
@@ -84,6 +89,8 @@ func spawn(o Options, path string) (*Process, error) {
 	}
 	p := &Process{cmd: exec.Command(path, args...), exited: make(chan struct{}), log: o.Log}
 	p.cmd.Args[0] = o.Binary
+	p.cmd.Env = append(env, o.Env...)
+	p.cmd.ExtraFiles = files
 	p.cmd.Stderr = log
 	// A session of its own is a process group of its own without a terminal.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -153,6 +160,9 @@ func (p *Process) Stop(ctx context.Context) error {
 	}
 	return errors.Join(err, p.Kill())
 }
+
+// signal sends a signal to the process, unless it was reaped.
+func (p *Process) signal(signal syscall.Signal) error { return p.cmd.Process.Signal(signal) }
 
 // Kill ends the process at once and reaps it.
 func (p *Process) Kill() error {

@@ -2,20 +2,35 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/syscallfault"
 	"github.com/faultline-vm/faultline/pager"
 )
 
 // asPager makes the test binary run as the program faultline-pager.
 const asPager = "FAULTLINE_TEST_AS_PAGER"
 
+// withoutGetfd denies a pager pidfd_getfd(2), as a container's seccomp profile does.
+const withoutGetfd = "FAULTLINE_TEST_WITHOUT_GETFD"
+
 func TestMain(m *testing.M) {
+	faulter.Main()
 	if os.Getenv(asPager) != "" {
+		if os.Getenv(withoutGetfd) != "" {
+			if err := syscallfault.Deny(unix.SYS_PIDFD_GETFD); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
 		os.Exit(pager.Main(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())

@@ -21,6 +21,10 @@ type Config struct {
 	Manager Manager
 	// Restart bounds restarts.
 	Restart Restart
+	// Watchdog is how long a child pager may give no sign of life until it is killed
+	// and started again; 0 means 10 s, and a negative value means for ever. The unit
+	// says it where systemd runs the pager.
+	Watchdog time.Duration
 	// Logger receives starts, deaths and the end of the supervision. Nil discards.
 	Logger *slog.Logger
 }
@@ -120,6 +124,9 @@ func Supervise(ctx context.Context, cfg Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("data directory %q is not absolute", cfg.DataDir)
 	}
 	cfg.Options, cfg.Restart = cfg.Options.withDefaults(), cfg.Restart.withDefaults()
+	if cfg.Watchdog == 0 {
+		cfg.Watchdog = defaultWatchdog
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -175,7 +182,7 @@ func (s *Supervisor) chooseLauncher(ctx context.Context, found *running) (launch
 	if err != nil {
 		return nil, err
 	}
-	return &childLauncher{options: s.cfg.Options, executable: e}, nil
+	return newChildLauncher(s.cfg, e)
 }
 
 // run is the supervising goroutine.
@@ -191,11 +198,9 @@ func (s *Supervisor) run(ctx context.Context, r *running) {
 
 func (s *Supervisor) supervise(ctx context.Context, r *running) (State, error) {
 	for {
-		select {
-		case <-ctx.Done():
+		if !s.watch(ctx, r) {
 			r.release()
 			return Released, nil
-		case <-r.exited:
 		}
 		// Connections to the dead process are of no use.
 		s.Client.Close()
@@ -223,6 +228,7 @@ func (s *Supervisor) start(ctx context.Context, d *deaths) (*running, error) {
 	for {
 		s.setState(Starting)
 		if r, err := find(ctx, s.Client); err == nil {
+			r.beats = s.launcher.beats()
 			s.cfg.Logger.Info("found the pager", "pid", r.pid)
 			return r, nil
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/pagertest"
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -40,19 +41,24 @@ func supervised(t *testing.T, cfg Config) *Supervisor {
 	return s
 }
 
-// endPager ends the pager that serves o, if one does.
+// endPager ends the pager that serves o, if one does, also one that does not answer.
 func endPager(t *testing.T, o Options) {
 	t.Helper()
-	c := client.New(pager.ControlSocket(o.DataDir, o.Version))
-	defer c.Close()
-	r, err := find(context.Background(), c)
+	pid, startTime, err := pager.Holder(o.DataDir, o.Version)
 	if err != nil {
 		return
 	}
-	if err := syscall.Kill(r.pid, syscall.SIGKILL); err != nil {
+	p, err := pidfd.Reopen(pid, startTime)
+	if errors.Is(err, os.ErrProcessDone) {
+		return
+	}
+	if err == nil {
+		defer p.Close()
+		err = p.End(patience)
+	}
+	if err != nil {
 		t.Error(err)
 	}
-	<-r.exited
 }
 
 func child(t *testing.T) Config {

@@ -132,6 +132,9 @@ func (u *unitLauncher) finished(ctx context.Context, r *running) (bool, error) {
 func (u *unitLauncher) log() string { return "journalctl -u " + u.unit }
 func (u *unitLauncher) close()      { u.client.Close() }
 
+// beats: systemd listens itself (WatchdogSec= in the unit).
+func (u *unitLauncher) beats() int64 { return 0 }
+
 // show returns properties of the unit.
 func (u *unitLauncher) show(ctx context.Context, names ...string) (map[string]string, error) {
 	output, err := systemctl(ctx, "show", "--property="+strings.Join(names, ","), u.unit)

@@ -2,13 +2,11 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
+	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/pager/client"
 )
 
@@ -19,6 +17,10 @@ type running struct {
 	exited <-chan struct{}
 	// release ends the watch and leaves the process alone.
 	release func()
+	// signal sends a signal to the process, and to no other that got its number.
+	signal func(syscall.Signal) error
+	// beats is how many signs of life had been heard when it was started or found.
+	beats int64
 	// child is the process if this supervisor started it; nil for one that it found.
 	child *Process
 }
@@ -36,12 +38,10 @@ func find(ctx context.Context, c *client.Client) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	// PIDFD_NONBLOCK since Linux 5.10. It puts the pidfd into Go's poller.
-	fd, err := unix.PidfdOpen(h.PID, unix.PIDFD_NONBLOCK)
+	process, err := pidfd.Open(h.PID)
 	if err != nil {
-		return nil, fmt.Errorf("opening the pager's process %d: %w; run the supervisor in the pager's pid namespace", h.PID, err)
+		return nil, fmt.Errorf("the pager that answers: %w; run the supervisor in the pager's pid namespace", err)
 	}
-	file := os.NewFile(uintptr(fd), fmt.Sprintf("pidfd of pager %d", h.PID))
 	// Its number could have gone to another process in between: not if it still
 	// answers now.
 	again, err := c.Health(ctx)
@@ -49,35 +49,20 @@ func find(ctx context.Context, c *client.Client) (*running, error) {
 		err = fmt.Errorf("pager %d was followed by pager %d while it was looked at", h.PID, again.PID)
 	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close())
+		process.Close()
+		return nil, err
 	}
 	exited := make(chan struct{})
 	go func() {
-		defer file.Close()
-		if awaitEnd(file) {
+		defer process.Close()
+		if process.Wait() {
 			close(exited)
 		}
 	}()
 	return &running{
 		pid: h.PID, exited: exited,
-		// The waiting goroutine closes the file.
-		release: func() { _ = file.SetReadDeadline(time.Unix(1, 0)) },
+		// The waiting goroutine closes it.
+		release: process.StopWaiting,
+		signal:  process.Signal,
 	}, nil
-}
-
-// awaitEnd returns when the process of a pidfd has ended (true), or when the read
-// deadline has passed (false).
-func awaitEnd(pidfd *os.File) bool {
-	raw, err := pidfd.SyscallConn()
-	if err != nil {
-		return false
-	}
-	ended := false
-	err = raw.Read(func(fd uintptr) bool {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, 0)
-		ended = err == nil && n == 1
-		return ended
-	})
-	return err == nil && ended
 }
