@@ -1,7 +1,6 @@
 package systemd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
@@ -36,7 +34,10 @@ func TestInside(t *testing.T) {
 	t.Run("start", startByVersion)
 	t.Run("restart", restart)
 	t.Run("guests", guestsSurvive)
+	t.Run("copies", guestsFromTheStore)
+	t.Run("hang", hangingPager)
 	t.Run("versions", versionsSideBySide)
+	t.Run("upgrade", upgrade)
 	t.Run("limit", startLimit)
 	t.Run("stop", stopDrains)
 	t.Run("store", descriptorStore)
@@ -85,6 +86,25 @@ func systemctl(t *testing.T, args ...string) string {
 func property(t *testing.T, version, name string) string {
 	t.Helper()
 	return systemctl(t, "show", "--value", "--property="+name, unitOf(version))
+}
+
+// dropIn adds lines to the section Service of a version's unit until the test ends.
+func dropIn(t *testing.T, version, lines string) {
+	t.Helper()
+	dir := "/run/systemd/system/" + unitOf(version) + ".d"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "test.conf"), []byte("[Service]\n"+lines+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	systemctl(t, "daemon-reload")
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		systemctl(t, "daemon-reload")
+	})
 }
 
 // eventually waits until ok.
@@ -162,68 +182,6 @@ func restart(t *testing.T) {
 	}
 }
 
-// guestsSurvive serves the memory of a process out of the unit's sandbox, kills the
-// pager, and goes on in the next one, which takes the userfaultfd from the process.
-func guestsSurvive(t *testing.T) {
-	const pages = 64
-	dir := filepath.Join(dataDir, "image")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	content := make([]byte, pages*control.PageSize)
-	for i := range content {
-		content[i] = byte(1 + (i/control.PageSize*31+i*7)%255)
-	}
-	raw := filepath.Join(dir, "raw")
-	if err := os.WriteFile(raw, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := memimage.Seal(t.Context(), memimage.SealOptions{Source: raw, Dir: dir, Kind: memimage.Full}); err != nil {
-		t.Fatal(err)
-	}
-	s := supervise(t, "", -1)
-	vmm, err := faulter.Start(faulter.Config{Regions: []faulter.Region{{Size: uint64(len(content))}}})
-	if errors.Is(err, faulter.ErrRefused) {
-		t.Skipf("no userfaultfd in the container: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer vmm.Kill()
-	session, err := s.CreateSession(t.Context(), control.SessionRequest{ID: "guest", Image: filepath.Join(dir, memimage.ManifestName)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := vmm.Handshake(session.Socket); err != nil {
-		t.Fatal(err)
-	}
-	for page := range uint64(pages) {
-		if page%16 == 8 {
-			killPager(t, s)
-		}
-		read := vmm.StartRead(page*control.PageSize, control.PageSize)
-		select {
-		case <-read.Done():
-		case <-time.After(patience):
-			st, err := s.Session(t.Context(), "guest")
-			t.Fatalf("page %d never came; the session is %+v, %v", page, st, err)
-		}
-		got, err := read.Wait()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, content[page*control.PageSize:][:control.PageSize]) {
-			t.Errorf("page %d is wrong", page)
-		}
-	}
-	if st, err := s.Session(t.Context(), "guest"); err != nil || st.State != control.Serving {
-		t.Errorf("after four kills the session is %+v, %v", st, err)
-	}
-	if _, err := s.CloseSession(t.Context(), "guest"); err != nil {
-		t.Errorf("the unit may not end a VMM: %v", err)
-	}
-}
-
 func versionsSideBySide(t *testing.T) {
 	first, second := supervise(t, "", -1), supervise(t, secondVersion, -1)
 	pid := second.PID()
@@ -291,15 +249,7 @@ func stopDrains(t *testing.T) {
 // forbids.
 func descriptorStore(t *testing.T) {
 	const version = "99.0.2-keeper"
-	dir := "/run/systemd/system/" + unitOf(version) + ".d"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	dropIn := fmt.Sprintf("[Service]\nEnvironment=%s=1\nExecStart=\nExecStart=/test/systemd.test\n", asKeeper)
-	if err := os.WriteFile(filepath.Join(dir, "keeper.conf"), []byte(dropIn), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	systemctl(t, "daemon-reload")
+	dropIn(t, version, fmt.Sprintf("Environment=%s=1\nWatchdogSec=0\nExecStart=\nExecStart=/test/systemd.test", asKeeper))
 	systemctl(t, "start", unitOf(version))
 	t.Cleanup(func() { systemctl(t, "stop", unitOf(version)) })
 	says := func(want string) func() bool {

@@ -49,7 +49,7 @@ func keep() error {
 		if err := errors.Join(err, w.Close(), notifier.Store(keptName, int(r.Fd())), r.Close()); err != nil {
 			return err
 		}
-		return os.WriteFile(keeperState, []byte("stored"), 0o600)
+		return errors.Join(os.WriteFile(keeperState, []byte("stored"), 0o600), notifier.Ready())
 	}
 	text, err := io.ReadAll(os.NewFile(uintptr(fds[0].FD), fds[0].Name))
 	if err != nil {
@@ -58,5 +58,6 @@ func keep() error {
 	if err := notifier.Remove(keptName); err != nil {
 		return err
 	}
-	return os.WriteFile(keeperState, fmt.Appendf(nil, "%d %s: %s", len(fds), fds[0].Name, text), 0o600)
+	found := fmt.Appendf(nil, "%d %s: %s", len(fds), fds[0].Name, text)
+	return errors.Join(os.WriteFile(keeperState, found, 0o600), notifier.Ready())
 }
