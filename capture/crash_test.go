@@ -17,18 +17,20 @@ import (
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
 	"github.com/faultline-vm/faultline/internal/syscallfault"
+	"github.com/faultline-vm/faultline/memimage/stage"
 )
 
 // task is what a victim does. It is killed where its N-th system call that changes
 // files would have come.
 type task struct {
-	Op     string // take, stop, fork, link, remove
+	Op     string // take, staged, stop, fork, link, remove
 	N      int
 	Source string                // directory of a capture
 	Target string                // of fork and link
 	VMM    hypervisor.ProcessRef // of take and stop
 	Hv     hypervisor.Description
 	Disks  []Disk
+	Stage  string // directory of the stage area, of staged
 }
 
 // Exit codes of a victim that was not killed.
@@ -81,9 +83,18 @@ func (tk task) run() error {
 	if err != nil {
 		return err
 	}
-	_, err = Take(ctx, Request{
+	r := Request{
 		VMM: vmm, Hypervisor: tk.Hv, Lineage: Restored(c, true), ID: "next", Stop: tk.Op == "stop", Disks: tk.Disks,
-	})
+	}
+	if tk.Stage != "" {
+		if r.Stages, _, err = stage.Open(stage.Config{Dir: tk.Stage, Budget: roomy}); err != nil {
+			return err
+		}
+	}
+	result, err := Take(ctx, r)
+	if err == nil && result.Staged != (tk.Stage != "") {
+		return fmt.Errorf("staged: %v, because %w", result.Staged, result.Unstaged)
+	}
 	return err
 }
 
@@ -120,16 +131,20 @@ func crash(t *testing.T, tk task) (lived bool) {
 // guest, another process, outlives it and is right; a sweep finds the old captures
 // and the new one as a whole or not at all; and captures can be taken on.
 func TestCrashInTake(t *testing.T) {
-	for _, op := range []string{"take", "stop"} {
+	for _, op := range []string{"take", "staged", "stop"} {
 		t.Run(op, func(t *testing.T) {
 			m := bootMachine(t)
+			stages := ""
+			if op == "staged" {
+				stages = stageDir(t)
+			}
 			if err := os.Mkdir(filepath.Join(m.Ref().Dir, DisksDir), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			published, lived := 0, false
 			for n := 0; !lived && !t.Failed(); n++ {
 				var there bool
-				lived, there = m.crashOnce(t, op, n)
+				lived, there = m.crashOnce(t, task{Op: op, N: n, Stage: stages})
 				if there {
 					published++
 				} else if lived {
@@ -143,9 +158,10 @@ func TestCrashInTake(t *testing.T) {
 	}
 }
 
-// crashOnce has a victim die at step n of a capture, and looks at what is left.
-func (m *machine) crashOnce(t *testing.T, op string, n int) (lived, published bool) {
+// crashOnce has a victim die at a step of a capture, and looks at what is left.
+func (m *machine) crashOnce(t *testing.T, tk task) (lived, published bool) {
 	t.Helper()
+	n := tk.N
 	r := m.request(Booted(true))
 	r.Disks = []Disk{{Name: "data"}}
 	m.setDisk(t, "before %d", n)
@@ -154,7 +170,11 @@ func (m *machine) crashOnce(t *testing.T, op string, n int) (lived, published bo
 	m.write()
 	m.setDisk(t, "after %d", n)
 
-	lived = crash(t, task{Op: op, N: n, Source: base.Dir, VMM: m.Ref(), Hv: m.hv, Disks: r.Disks})
+	tk.Source, tk.VMM, tk.Hv, tk.Disks = base.Dir, m.Ref(), m.hv, r.Disks
+	lived = crash(t, tk)
+	if tk.Stage != "" {
+		sweepStages(t, tk.Stage)
+	}
 	if _, err := Sweep(m.captures()); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +185,7 @@ func (m *machine) crashOnce(t *testing.T, op string, n int) (lived, published bo
 	if !bytes.Equal(readImage(t, base), before) || readFile(t, filepath.Join(base.Dir, DisksDir, "data")) != fmt.Sprintf("before %d", n) {
 		t.Errorf("killed at step %d: the base has changed", n)
 	}
-	ended := op == "stop" && lived
+	ended := tk.Op == "stop" && lived
 	if published {
 		m.compare(t, n, ended)
 	}
@@ -182,6 +202,19 @@ func (m *machine) crashOnce(t *testing.T, op string, n int) (lived, published bo
 		}
 	}
 	return lived, published
+}
+
+// sweepStages is what the next start does about what was staged.
+func sweepStages(t *testing.T, dir string) {
+	t.Helper()
+	area, _, err := stage.Open(stage.Config{Dir: dir, Budget: roomy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	requireEmpty(t, area, dir)
+	if err := area.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func (m *machine) setDisk(t *testing.T, format string, n int) {

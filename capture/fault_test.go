@@ -11,6 +11,7 @@ import (
 
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/internal/syscallfault"
+	"github.com/faultline-vm/faultline/memimage"
 )
 
 // failEach runs work again and again, each time with another one of its system
@@ -86,16 +87,17 @@ func TestEveryStepOfTakeFails(t *testing.T) {
 						if _, serr := os.Stat(dir); !errors.Is(serr, os.ErrNotExist) {
 							t.Errorf("the failed capture is there: %v", serr)
 						}
+						asked := len(v.snapshots) > 2
+						kept := false
 						if errors.Is(err, ErrHeld) {
+							kept = settleHeld(t, v, l, newWant, held)
 							held++
-							retryHeld(t, v, l, newWant, held%2 == 0)
 						} else if got := names(t, v.captures()); len(got) != 2 {
 							t.Errorf("the directory holds %v", got)
 						}
 						v.set(6, 6)
 						r.ID, r.Stop = "later", false
-						laterWant := v.now(t, r.Disks)
-						laterWant.verify(t, mustTake(t, r).Capture.Dir)
+						takeLater(t, v, r, newWant, asked, kept)
 						w.verify(t, c.Dir)
 						if removed, err := Sweep(v.captures()); err != nil || len(removed) > 0 {
 							t.Errorf("sweep found %v, %v", removed, err)
@@ -110,31 +112,55 @@ func TestEveryStepOfTakeFails(t *testing.T) {
 	}
 }
 
-// retryHeld publishes a held capture, by itself or with the next one, or gives it up.
-func retryHeld(t *testing.T, v *fakeVMM, l *Lineage, w want, giveUp bool) {
+// settleHeld does one of three things about the capture "next" that is held: it tries
+// again, leaves that to the next capture, or gives it up. It reports whether the
+// capture comes to be.
+func settleHeld(t *testing.T, v *fakeVMM, l *Lineage, w want, turn int) (kept bool) {
 	t.Helper()
 	if id, ok := l.Held(); !ok || id != "next" {
 		t.Errorf("held: %q, %v", id, ok)
 	}
-	if giveUp {
+	// The guest runs on meanwhile; the capture is of its moment.
+	v.set(2, 200)
+	switch turn % 3 {
+	case 0:
+		result, err := l.Retry(t.Context())
+		if err != nil {
+			t.Error(err)
+			return false
+		}
+		w.verify(t, result.Capture.Dir)
+		if base, ok := l.Base(); !ok || base.Record.ID != "next" {
+			t.Errorf("the base is %q, %v", base.Record.ID, ok)
+		}
+		return true
+	case 1:
+		return true
+	default:
 		if err := l.GiveUp(); err != nil {
 			t.Error(err)
 		}
 		if _, err := l.Retry(t.Context()); !errors.Is(err, ErrNoneHeld) {
 			t.Errorf("after giving up: %v", err)
 		}
-		return
+		return false
 	}
-	// The guest runs on meanwhile; the capture is of its moment.
-	v.set(2, 200)
-	result, err := l.Retry(t.Context())
-	if err != nil {
-		t.Error(err)
-		return
+}
+
+// takeLater takes the capture after one that failed. It is a diff over that one where it
+// came to be after all; it is full where the VMM was asked for a snapshot and nothing
+// came of it; and else it is a diff over the capture before.
+func takeLater(t *testing.T, v *fakeVMM, r Request, next want, asked, kept bool) {
+	t.Helper()
+	laterWant := v.now(t, r.Disks)
+	later := mustTake(t, r).Capture
+	laterWant.verify(t, later.Dir)
+	if kept {
+		next.verify(t, filepath.Join(v.captures(), "next"))
 	}
-	w.verify(t, result.Capture.Dir)
-	if base, ok := l.Base(); !ok || base.Record.ID != "next" {
-		t.Errorf("the base is %q, %v", base.Record.ID, ok)
+	full := asked && !kept
+	if got := later.Record.Kind == memimage.Full; got != full || kept != (later.Record.Base == "next") {
+		t.Errorf("the next capture is %s over %q; the VMM was asked before: %v, the capture was kept: %v", later.Record.Kind, later.Record.Base, asked, kept)
 	}
 }
 

@@ -12,36 +12,61 @@ import (
 	"github.com/faultline-vm/faultline/memimage"
 )
 
-// Sharing says how files came to their further names. Where hard links are
-// impossible a fork costs what it was meant not to cost: a caller should log the
-// reasons and count the rungs.
+// Sharing says how files came to their further names, and writable disks to their
+// copies. Where hard links are impossible a fork costs what it was meant not to
+// cost: a caller should log the reasons and count the rungs.
 type Sharing struct {
-	// Rungs counts files by the rung that worked. A writable disk is never
-	// hard-linked.
+	// Rungs counts the sealed files by the rung that worked: anything but a hard
+	// link is dearer than it has to be.
 	Rungs map[memimage.Rung]int
-	// Reasons has one entry for each file that could have been had cheaper on
-	// another filesystem, naming it and the system's error.
+	// Reasons has one entry for each of them that could not be hard-linked, naming
+	// it and the system's error.
 	Reasons []error
+	// Copies counts the writable disks by the rung that worked. They are never
+	// hard-linked.
+	Copies map[memimage.Rung]int
+	// CopyReasons is like Reasons, for disks that do not share blocks with what they
+	// are copies of.
+	CopyReasons []error
 }
 
-func (s *Sharing) add(one memimage.Shared) {
-	if s.Rungs == nil {
-		s.Rungs = make(map[memimage.Rung]int)
-	}
-	s.Rungs[one.Rung]++
-	if one.Reason != nil {
-		s.Reasons = append(s.Reasons, one.Reason)
-	}
+// Add adds what was shared in another step.
+func (s *Sharing) Add(other Sharing) {
+	count(&s.Rungs, other.Rungs)
+	count(&s.Copies, other.Copies)
+	s.Reasons = append(s.Reasons, other.Reasons...)
+	s.CopyReasons = append(s.CopyReasons, other.CopyReasons...)
 }
 
-func (s *Sharing) addImage(image memimage.SharedImage) {
-	if s.Rungs == nil {
-		s.Rungs = make(map[memimage.Rung]int)
+// AddFile adds a sealed file that got a further name.
+func (s *Sharing) AddFile(one memimage.Shared) {
+	s.Add(Sharing{Rungs: map[memimage.Rung]int{one.Rung: 1}, Reasons: reasons(one)})
+}
+
+// AddCopy adds a writable disk that was copied.
+func (s *Sharing) AddCopy(one memimage.Shared) {
+	s.Add(Sharing{Copies: map[memimage.Rung]int{one.Rung: 1}, CopyReasons: reasons(one)})
+}
+
+// AddImage adds the files of a memory image.
+func (s *Sharing) AddImage(image memimage.SharedImage) {
+	s.Add(Sharing{Rungs: image.Rungs, Reasons: image.Reasons})
+}
+
+func reasons(one memimage.Shared) []error {
+	if one.Reason == nil {
+		return nil
 	}
-	for rung, n := range image.Rungs {
-		s.Rungs[rung] += n
+	return []error{one.Reason}
+}
+
+func count(sum *map[memimage.Rung]int, more map[memimage.Rung]int) {
+	for rung, n := range more {
+		if *sum == nil {
+			*sum = make(map[memimage.Rung]int)
+		}
+		(*sum)[rung] += n
 	}
-	s.Reasons = append(s.Reasons, image.Reasons...)
 }
 
 // Linked is a capture that got an owner of its own.
@@ -83,7 +108,7 @@ func linkInto(ctx context.Context, c Capture, dir string) (out Sharing, err erro
 	if err != nil {
 		return Sharing{}, err
 	}
-	out.addImage(image)
+	out.AddImage(image)
 	names := []string{StateName, RecordName}
 	if len(c.Record.Disks) > 0 {
 		if err := os.Mkdir(filepath.Join(dir, DisksDir), 0o700); err != nil {
@@ -99,7 +124,7 @@ func linkInto(ctx context.Context, c Capture, dir string) (out Sharing, err erro
 		if err != nil {
 			return Sharing{}, err
 		}
-		out.add(shared)
+		out.AddFile(shared)
 	}
 	return out, nil
 }
@@ -154,7 +179,7 @@ func Fork(ctx context.Context, c Capture, o ForkOptions) (out Linked, err error)
 	if err != nil {
 		return Linked{}, err
 	}
-	out.Sharing.merge(placed)
+	out.Sharing.Add(placed)
 	if o.Prepare != nil {
 		if err := o.Prepare(d.dir); err != nil {
 			return Linked{}, err
@@ -170,10 +195,6 @@ func Fork(ctx context.Context, c Capture, o ForkOptions) (out Linked, err error)
 	}
 	out.Capture = Capture{Dir: filepath.Join(o.Dir, CapturesDir, c.Record.ID), Record: c.Record}
 	return out, nil
-}
-
-func (s *Sharing) merge(other Sharing) {
-	s.addImage(memimage.SharedImage{Rungs: other.Rungs, Reasons: other.Reasons})
 }
 
 // PlaceDisks makes the disks of an instance what they were when c was taken: a
@@ -200,19 +221,25 @@ func PlaceDisks(ctx context.Context, c Capture, instanceDir string) (out Sharing
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return Sharing{}, fmt.Errorf("replace disk %s: %w", d.Name, err)
 		}
-		shared, err := placeDisk(ctx, d, from, to, 0o600)
-		if err != nil {
+		if err := placeDisk(ctx, d, from, to, &out); err != nil {
 			return Sharing{}, fmt.Errorf("disk %s: %w", d.Name, err)
 		}
-		out.add(shared)
 	}
 	return out, nil
 }
 
 // placeDisk gives a disk another name, and another file if it is writable.
-func placeDisk(ctx context.Context, d Disk, from, to string, writable fs.FileMode) (memimage.Shared, error) {
+func placeDisk(ctx context.Context, d Disk, from, to string, out *Sharing) error {
 	if d.ReadOnly {
-		return memimage.Share(ctx, from, to)
+		shared, err := memimage.Share(ctx, from, to)
+		if err == nil {
+			out.AddFile(shared)
+		}
+		return err
 	}
-	return memimage.Copy(ctx, from, to, writable)
+	shared, err := memimage.Copy(ctx, from, to, 0o600)
+	if err == nil {
+		out.AddCopy(shared)
+	}
+	return err
 }

@@ -27,7 +27,9 @@ type pending struct {
 	staged *stage.Stage
 	// sealed is set when the memory has become a layer.
 	sealed *memimage.Sealed
-	result Result
+	// disksSealed tells that the disks are on disk.
+	disksSealed bool
+	result      Result
 }
 
 // publish makes a capture of what the VMM has written. After an error the VMM's
@@ -41,6 +43,9 @@ func (p *pending) publish(ctx context.Context) (Result, error) {
 		p.sealed = &sealed
 	}
 	if err := p.sealState(); err != nil {
+		return Result{}, err
+	}
+	if err := p.sealDisks(); err != nil {
 		return Result{}, err
 	}
 	if p.staged != nil {
@@ -96,6 +101,40 @@ func (p *pending) sealState() error {
 		return errors.Join(err, f.Close())
 	}
 	return f.Close()
+}
+
+// disk returns the path of a disk in the draft.
+func (p *pending) disk(d Disk) string { return filepath.Join(p.draft.dir, DisksDir, d.Name) }
+
+// sealDisks brings the copies of the writable disks to disk, and the names of all.
+func (p *pending) sealDisks() error {
+	if len(p.record.Disks) == 0 || p.disksSealed {
+		return nil
+	}
+	for _, d := range p.record.Disks {
+		if d.ReadOnly {
+			continue
+		}
+		f, err := os.Open(p.disk(d))
+		if err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			// The kernel reports once what it could not write, and forgets it: a
+			// second attempt would succeed with a disk that has lost it. So this is
+			// not an error that may pass, whatever it is.
+			err = fmt.Errorf("sync disk %s: %v", d.Name, err)
+			return errors.Join(err, f.Close())
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if err := atomicfile.SyncDir(filepath.Join(p.draft.dir, DisksDir)); err != nil {
+		return err
+	}
+	p.disksSealed = true
+	return nil
 }
 
 // discard removes all there is of the capture.

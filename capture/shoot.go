@@ -64,7 +64,7 @@ func (t *taking) write(ctx context.Context) error {
 		return err
 	}
 	// After the snapshot, which makes the VMM finish requests in flight.
-	return t.disks(ctx, false)
+	return t.copyDisks(ctx)
 }
 
 func (t *taking) snapshot(ctx context.Context) error {

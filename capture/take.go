@@ -71,7 +71,7 @@ type Result struct {
 //     guest runs on and there is room), and copies the writable disks,
 //     which have to be of the same moment;
 //  4. resumes the guest, unless the VMM is to stop;
-//  5. brings what was staged to disk, seals the memory into a layer, writes the
+//  5. brings what was staged or copied to disk, seals the memory into a layer, writes the
 //     record and publishes the directory: see the states in the package's comment;
 //  6. ends the VMM if it is to stop. It is last because until the capture is
 //     published the guest's only state is the one that the VMM has.
@@ -210,7 +210,7 @@ func (t *taking) linkBase(ctx context.Context) error {
 			}
 		default:
 			t.p.base, t.p.record.Base = image.Manifest, base.Record.ID
-			t.p.result.Sharing.addImage(image)
+			t.p.result.Sharing.AddImage(image)
 		}
 	}
 	t.p.record.Kind, t.p.result.Why = kind, why
@@ -225,24 +225,37 @@ func (t *taking) linkDisks(ctx context.Context) error {
 	if err := os.Mkdir(filepath.Join(t.p.draft.dir, DisksDir), 0o700); err != nil {
 		return err
 	}
-	return t.disks(ctx, true)
-}
-
-// disks gives the capture those disks that are read-only, or those that are not.
-func (t *taking) disks(ctx context.Context, readOnly bool) error {
 	for _, d := range t.r.Disks {
-		if d.ReadOnly != readOnly {
+		if !d.ReadOnly {
 			continue
 		}
-		from := filepath.Join(t.r.VMM.Ref().Dir, DisksDir, d.Name)
-		shared, err := placeDisk(ctx, d, from, filepath.Join(t.p.draft.dir, DisksDir, d.Name), 0o444)
+		shared, err := memimage.Share(ctx, t.disk(d), t.p.disk(d))
 		if err != nil {
 			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
-		t.p.result.Sharing.add(shared)
+		t.p.result.Sharing.AddFile(shared)
 	}
 	return nil
 }
+
+// copyDisks copies the writable disks. The guest waits meanwhile, but not for the
+// copies to be on disk, see [pending.sealDisks].
+func (t *taking) copyDisks(ctx context.Context) error {
+	for _, d := range t.r.Disks {
+		if d.ReadOnly {
+			continue
+		}
+		shared, err := memimage.CopyUnsynced(ctx, t.disk(d), t.p.disk(d), 0o444)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
+		}
+		t.p.result.Sharing.AddCopy(shared)
+	}
+	return nil
+}
+
+// disk returns the path of a disk of the VMM.
+func (t *taking) disk(d Disk) string { return filepath.Join(t.r.VMM.Ref().Dir, DisksDir, d.Name) }
 
 // relative returns a path as the VMM shall be given it: relative where it is below
 // its working directory, so that its length does not depend on where that is.
