@@ -1,6 +1,9 @@
 package api
 
-import "github.com/faultline-vm/faultline/instance"
+import (
+	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/pager/fleet"
+)
 
 // Bounds of what a request may ask for.
 const (
@@ -51,6 +54,26 @@ type Waited struct {
 type Input struct {
 	// Data is base64 in JSON.
 	Data []byte `json:"data"`
+}
+
+// Pagers is the answer to GET /pagers, by version.
+type Pagers struct {
+	Pagers []fleet.Pager `json:"pagers"`
+}
+
+// UpgradeRequest is the body of POST /pagers/upgrade.
+type UpgradeRequest struct {
+	// Version is that of the pager that is to take all sessions. Its program has to
+	// be installed, unless its pager runs.
+	Version string `json:"version"`
+}
+
+// Reloaded is the answer to POST /config/reload. Keys are written with dots.
+type Reloaded struct {
+	// Applied are the keys that changed and are in force from now on.
+	Applied []string `json:"applied"`
+	// Restart are the keys that changed and wait for a restart of the daemon.
+	Restart []string `json:"restart"`
 }
 
 // Health is the answer to GET /healthz.

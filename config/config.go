@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/memimage"
 )
 
 // Config is the configuration. See [Sample] for what each key means.
@@ -14,6 +15,7 @@ type Config struct {
 	Pager      Pager
 	Network    Network
 	Capture    Capture
+	Images     Images
 }
 
 // API is where the daemon listens.
@@ -54,6 +56,13 @@ type Capture struct {
 	StageReserve Size
 }
 
+// Images says what is done about memory images in the background.
+type Images struct {
+	FlattenDepth             int
+	FlattenSupersededPercent int
+	Checksums                bool
+}
+
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
@@ -67,8 +76,24 @@ func Default() Config {
 		Pager:   Pager{Manager: "auto"},
 		Network: Network{ReconfigureTimeout: 10 * time.Second},
 		Capture: Capture{StageDir: "/dev/shm/faultline", StageReserve: 1 << 30},
+		Images:  Images{FlattenDepth: 16, FlattenSupersededPercent: 50, Checksums: true},
 	}
 }
+
+// Changed returns the keys, with dots, whose values differ.
+func Changed(a, b Config) []string {
+	var paths []string
+	for _, k := range keys {
+		if k.text(&a) != k.text(&b) {
+			paths = append(paths, k.path)
+		}
+	}
+	return paths
+}
+
+// BackendKey is the key of the backend of restores that name none, the one key that
+// can be changed while a daemon runs.
+const BackendKey = "hypervisor.firecracker_snapshot_memory_backend"
 
 // SocketPath returns where the daemon listens.
 func (c Config) SocketPath() string {
@@ -86,6 +111,10 @@ func (c Config) Instance() instance.Config {
 		Backend:               c.Hypervisor.FirecrackerSnapshotMemoryBackend,
 		MaxConcurrentRestores: c.Hypervisor.FirecrackerMaxConcurrentRestores,
 		TapTemplate:           c.Network.TapTemplate,
+		Upkeep: instance.Upkeep{
+			Flatten:   memimage.FlattenPolicy{MaxDepth: c.Images.FlattenDepth, MaxSuperseded: float64(c.Images.FlattenSupersededPercent) / 100},
+			Checksums: c.Images.Checksums,
+		},
 		Reconfigure: instance.Reconfigure{
 			Command: c.Network.ReconfigureCommand, VsockPort: uint32(c.Network.ReconfigureVsockPort), Timeout: c.Network.ReconfigureTimeout,
 		},

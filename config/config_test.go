@@ -84,6 +84,9 @@ func TestFaults(t *testing.T) {
 		{"network:\n  reconfigure_vsock_port: 5\n  reconfigure_command: [a]\n", "use one of them"},
 		{"capture:\n  stage_budget: 512TiB\n", "capture.stage_budget: 512TiB is more than the host's memory"},
 		{"capture:\n  stage_budget: 1GiB\n  stage_dir: \"\"\n", "capture.stage_dir"},
+		{"images:\n  flatten_depth: -1\n", "line 2: images.flatten_depth: -1 is not between 0 and 1024"},
+		{"images:\n  flatten_superseded_percent: 100\n", "100 is not between 0 and 99"},
+		{"images:\n  checksums: yes\n", `wants true or false, not "yes"`},
 		{"api:\n  socket: /" + strings.Repeat("x", 110) + "\n", "107 bytes"},
 		{"data_dir: &a /x\napi:\n  socket: *a\n", "no aliases"},
 		{"a: b\n---\nc: d\n", "second document"},
@@ -186,6 +189,9 @@ func TestRoundTrip(t *testing.T) {
 		c.Hypervisor.FirecrackerSnapshotMemoryBackend = rapid.SampledFrom([]instance.Backend{instance.File, instance.Uffd, instance.Auto}).Draw(t, "backend")
 		c.Hypervisor.FirecrackerUffdCacheMaxBytes = Size(rapid.Uint64Range(pager.MinCacheBytes, 64<<20).Draw(t, "cache"))
 		c.Hypervisor.FirecrackerMaxConcurrentRestores = rapid.IntRange(1, 100).Draw(t, "restores")
+		c.Images.FlattenDepth = rapid.IntRange(0, 1024).Draw(t, "depth")
+		c.Images.FlattenSupersededPercent = rapid.IntRange(0, 99).Draw(t, "percent")
+		c.Images.Checksums = rapid.Bool().Draw(t, "checksums")
 		c.Network.ReconfigureTimeout = time.Duration(rapid.Int64Range(1, 1<<40).Draw(t, "time"))
 		again, err := Parse("f", c.Encode(), nil)
 		if err != nil {

@@ -29,18 +29,21 @@ var keys = []key{
 	{"hypervisor.firecracker_binary", `"" = on PATH.`, func(c *Config) any { return &c.Hypervisor.FirecrackerBinary }},
 	{"hypervisor.firecracker_arguments", "Added to the arguments of every VMM, such as --no-seccomp.", func(c *Config) any { return &c.Hypervisor.FirecrackerArguments }},
 	{"hypervisor.simulator_binary", `"" = beside the daemon's own program, else on PATH.`, func(c *Config) any { return &c.Hypervisor.SimulatorBinary }},
-	{"hypervisor.firecracker_snapshot_memory_backend", "file | uffd | auto. Concerns restores from now on.", func(c *Config) any { return &c.Hypervisor.FirecrackerSnapshotMemoryBackend }},
+	{BackendKey, "file | uffd | auto. Concerns restores from now on.", func(c *Config) any { return &c.Hypervisor.FirecrackerSnapshotMemoryBackend }},
 	{"hypervisor.firecracker_uffd_cache_max_bytes", "Bounds the pager's page cache. With a unit; not more than the host's memory.", func(c *Config) any { return &c.Hypervisor.FirecrackerUffdCacheMaxBytes }},
 	{"hypervisor.firecracker_max_concurrent_restores", "How many VMMs are brought up at the same time; the others wait.", func(c *Config) any { return &c.Hypervisor.FirecrackerMaxConcurrentRestores }},
 	{"pager.binary", `"" = beside the daemon's own program, else on PATH.`, func(c *Config) any { return &c.Pager.Binary }},
 	{"pager.manager", "auto | child | systemd. What keeps the pager running.", func(c *Config) any { return &c.Pager.Manager }},
-	{"network.tap_template", `Names of the taps of forks, with {id} and {n}, such as t{id}-{n}; "" = callers name them.`, func(c *Config) any { return &c.Network.TapTemplate }},
+	{"network.tap_template", `Names of the taps that are made for instances, with {id} and {n}, such as t{id}-{n}; "" = callers name taps that exist.`, func(c *Config) any { return &c.Network.TapTemplate }},
 	{"network.reconfigure_command", "Program and arguments that tell a fork's guest its new address; [] = none.", func(c *Config) any { return &c.Network.ReconfigureCommand }},
 	{"network.reconfigure_vsock_port", "Or the vsock port on which the guest listens for it; 0 = none.", func(c *Config) any { return &c.Network.ReconfigureVsockPort }},
 	{"network.reconfigure_timeout", "Bounds either, like 10s.", func(c *Config) any { return &c.Network.ReconfigureTimeout }},
 	{"capture.stage_dir", "On tmpfs, absolute. Captures of running instances go there first.", func(c *Config) any { return &c.Capture.StageDir }},
 	{"capture.stage_budget", "What they may take there, all together; 0B = they go straight to disk.", func(c *Config) any { return &c.Capture.StageBudget }},
 	{"capture.stage_reserve", "Available memory of the host that they leave alone.", func(c *Config) any { return &c.Capture.StageReserve }},
+	{"images.flatten_depth", "Images of more layers than this get them merged in the background; 0 = none do.", func(c *Config) any { return &c.Images.FlattenDepth }},
+	{"images.flatten_superseded_percent", "So do images of whose data pages more percent than this are hidden by layers above; 0 = none do.", func(c *Config) any { return &c.Images.FlattenSupersededPercent }},
+	{"images.checksums", "true | false. New layers get checksums in the background, for faultline image verify.", func(c *Config) any { return &c.Images.Checksums }},
 }
 
 // variable returns the name of a key's environment variable.
@@ -73,6 +76,11 @@ func (k key) set(c *Config, n *yaml.Node) error {
 			return fmt.Errorf("wants a number, not %.40q", n.Value)
 		}
 		*v = number
+	case *bool:
+		if n.Value != "true" && n.Value != "false" {
+			return fmt.Errorf("wants true or false, not %.40q", n.Value)
+		}
+		*v = n.Value == "true"
 	case *Size:
 		size, err := parseSize(n.Value)
 		if err != nil {
@@ -125,6 +133,8 @@ func (k key) text(c *Config) string {
 		return v.String()
 	case *int:
 		return strconv.Itoa(*v)
+	case *bool:
+		return strconv.FormatBool(*v)
 	default:
 		return ""
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/hostmemory"
+	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager"
 )
 
@@ -42,7 +43,7 @@ func (c Config) faults() []Fault {
 		fault("api.socket", "%.200q is longer than the 107 bytes of a socket's address", path)
 	}
 	oneOf("hypervisor.prefer", c.Hypervisor.Prefer, "auto", "firecracker", "fcsim")
-	oneOf("hypervisor.firecracker_snapshot_memory_backend", string(c.Hypervisor.FirecrackerSnapshotMemoryBackend),
+	oneOf(BackendKey, string(c.Hypervisor.FirecrackerSnapshotMemoryBackend),
 		string(instance.File), string(instance.Uffd), string(instance.Auto))
 	if n := c.Hypervisor.FirecrackerMaxConcurrentRestores; n < 1 || n > 10_000 {
 		fault("hypervisor.firecracker_max_concurrent_restores", "%d is not between 1 and 10000", n)
@@ -60,6 +61,12 @@ func (c Config) faults() []Fault {
 		fault("network.reconfigure_timeout", "%v is no time to wait", c.Network.ReconfigureTimeout)
 	}
 	absolute("capture.stage_dir", c.Capture.StageDir, c.Capture.StageBudget == 0)
+	if n := c.Images.FlattenDepth; n < 0 || n > memimage.MaxLayers {
+		fault("images.flatten_depth", "%d is not between 0 and %d", n, memimage.MaxLayers)
+	}
+	if n := c.Images.FlattenSupersededPercent; n < 0 || n > 99 {
+		fault("images.flatten_superseded_percent", "%d is not between 0 and 99", n)
+	}
 	total, err := hostmemory.Total()
 	if err != nil {
 		fault("", "%v", err)

@@ -48,19 +48,24 @@ func (r *run) ascend(a ascent) error {
 	if a.rec.Origin != nil {
 		spec.NetworkOverrides = overrides(a.rec.Spec)
 	}
+	if err := r.makeTaps(a.rec); err != nil {
+		return err
+	}
 	if err := r.openMemory(a, &spec); err != nil {
 		return err
 	}
 	var vmm hypervisor.VMM
 	if err := r.step(stepLoad, func(ctx context.Context) (err error) {
-		if err := clearVsock(a.e.dir); err != nil {
-			return err
+		if err := clearSocket(a.e.dir, vsockName); err != nil {
+			return err // an earlier VMM's, which a new one could not bind
 		}
+		r.onUndo(func(context.Context) error { return clearSocket(a.e.dir, vsockName) })
+		ctx, stop := r.m.guard(ctx, a.session)
+		defer stop()
 		if vmm, err = r.m.cfg.Hypervisor.Restore(ctx, spec); err != nil {
 			return err
 		}
-		r.onUndo(vmm.Kill)
-		r.m.sessions.serves(a.session)
+		r.onUndo(func(ctx context.Context) error { return endStarted(ctx, vmm) })
 		return nil
 	}); err != nil {
 		return r.explain(err, a.session)
@@ -98,17 +103,13 @@ func (r *run) openMemory(a ascent, spec *hypervisor.RestoreSpec) error {
 		return nil
 	}
 	return r.step(stepSession, func(ctx context.Context) error {
-		p, err := r.m.pager.get(ctx)
-		if err != nil {
-			return err
-		}
 		request := control.SessionRequest{ID: a.session, Image: a.from.ManifestPath()}
 		if address := a.rec.Spec.IdentityAddress; address != 0 && a.rec.Origin != nil {
 			request.Overlays = []control.Overlay{{Offset: address, Data: IdentityPage(a.rec.ID, a.rec.Name, a.rec.Identity)}}
 		}
 		// Also where the answer was lost: the session may be there.
 		r.onUndo(func(ctx context.Context) error { _, err := r.m.closeSession(ctx, a.session); return err })
-		s, err := p.CreateSession(ctx, request)
+		s, err := r.m.pagers.create(ctx, request)
 		if err != nil {
 			return err
 		}
@@ -149,14 +150,6 @@ func (r *run) announceAddress(dir string, rec *record) error {
 	return nil
 }
 
-// clearVsock removes the socket of an earlier VMM, which a new one could not bind.
-func clearVsock(dir string) error {
-	if err := os.Remove(filepath.Join(dir, vsockName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 // placeDisks makes the disks of an instance those of a capture. The disks from
 // before are kept aside until the operation has ended, by [dropDisksBefore].
 func (r *run) placeDisks(ctx context.Context, e *entry, c capture.Capture) error {
@@ -171,14 +164,6 @@ func (r *run) placeDisks(ctx context.Context, e *entry, c capture.Capture) error
 	sharing, err := capture.PlaceDisks(ctx, c, e.dir)
 	r.noteSharing(sharing)
 	return err
-}
-
-func (r *run) noteSharing(s capture.Sharing) {
-	if s.Rungs[memimage.SparseCopy] > 0 {
-		for _, reason := range s.Reasons {
-			r.warn("copied: %v", reason)
-		}
-	}
 }
 
 // putDisksBack undoes placeDisks, also one that was interrupted.

@@ -100,7 +100,7 @@ func (m *Manager) plan(asked Backend, spec Spec, fork bool, c capture.Capture) (
 	}
 	return wants{
 		asked: asked, standard: m.defaultBackend(), huge: spec.HugePages,
-		identity: fork && spec.IdentityAddress != 0, layers: len(image.Layers), pager: m.pager.start != nil,
+		identity: fork && spec.IdentityAddress != 0, layers: len(image.Layers), pager: m.pagers.available(),
 	}.choose()
 }
 

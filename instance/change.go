@@ -42,11 +42,12 @@ func (m *Manager) changeAlone(ctx context.Context, ref string, e *entry, op Oper
 
 // done publishes the end of an operation.
 func (m *Manager) done(r *run, err error) {
-	event := Event{Kind: EventDone, Instance: r.id, Name: r.name, Operation: r.op}
+	event := Event{Kind: EventDone, Instance: r.id, Name: r.name, Operation: r.op, Request: RequestOf(r.ctx)}
 	if err != nil {
 		event.Error = err.Error()
 	}
 	m.events.publish(event)
+	m.upkeep.nudge()
 }
 
 // permit looks at the instance and checks that its state allows the operation. The

@@ -149,10 +149,16 @@ func (s *site) reopen(set *failpoint.Set) *Manager {
 	return m
 }
 
-// supervised is the pager of a site.
-func supervised(dir, bin string) func(context.Context) (Pager, error) {
+// supervised are the pagers of a site. Of other versions than the own one a test puts
+// the programs into bin.
+func supervised(dir, bin string) func(context.Context, string) (Pager, error) {
 	return Supervised(supervisor.Config{
 		Manager: supervisor.Child,
-		Options: supervisor.Options{Binary: filepath.Join(bin, "faultline-pager"), DataDir: filepath.Join(dir, "data"), CacheMaxBytes: pager.MinCacheBytes},
+		Options: supervisor.Options{DataDir: filepath.Join(dir, "data"), CacheMaxBytes: pager.MinCacheBytes},
+	}, func(_ context.Context, version string) (string, error) {
+		if version == pager.Version() {
+			return filepath.Join(bin, "faultline-pager"), nil
+		}
+		return filepath.Join(bin, "faultline-pager-"+version), nil
 	})
 }

@@ -37,7 +37,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (Instance, erro
 	if err := m.checkSpec(req.Spec); err != nil {
 		return Instance{}, err
 	}
-	spec, err := m.withTaps(req.Spec, id, nil, true)
+	spec, taps, err := m.withTaps(req.Spec, id, nil, true)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -47,7 +47,7 @@ func (m *Manager) Create(ctx context.Context, req CreateRequest) (Instance, erro
 	e := &entry{id: id, dir: m.data.instance(id)}
 	r := &run{m: m, ctx: ctx, op: opCreate, id: id, name: req.Name}
 	r.onUndo(func(context.Context) error { m.releaseName(req.Name, id); return nil })
-	rec := record{Version: recordVersion, ID: id, Name: req.Name, Created: time.Now().UTC().Round(0), Spec: spec}
+	rec := record{Version: recordVersion, ID: id, Name: req.Name, Created: time.Now().UTC().Round(0), Spec: spec, Taps: taps}
 	if err := r.rollBack(r.create(e, rec)); err != nil {
 		m.done(r, err)
 		return Instance{}, err
@@ -66,24 +66,28 @@ func (r *run) create(e *entry, rec record) error {
 		return err
 	}
 	if err := r.step(stepRecord, func(context.Context) error {
-		data, err := rec.encode()
-		if err != nil {
-			return err
-		}
-		return atomicfile.WriteFile(filepath.Join(draft, recordName), data, 0o600)
+		return writeRecord(filepath.Join(draft, recordName), rec)
 	}); err != nil {
 		return err
 	}
 	return r.step(stepPublish, func(context.Context) error {
-		if err := errors.Join(atomicfile.SyncDir(draft), os.Rename(draft, e.dir)); err != nil {
-			return err
-		}
-		r.onUndo(func(context.Context) error { return capture.Remove(e.dir) })
-		if err := atomicfile.SyncDir(filepath.Dir(e.dir)); err != nil {
+		if err := r.publish(draft, e.dir); err != nil {
 			return err
 		}
 		return e.adopt(rec)
 	})
+}
+
+// publish gives a directory that is complete its name.
+func (r *run) publish(draft, dir string) error {
+	if err := atomicfile.SyncDir(draft); err != nil {
+		return err
+	}
+	if err := os.Rename(draft, dir); err != nil {
+		return err
+	}
+	r.onUndo(func(context.Context) error { return capture.Remove(dir) })
+	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
 // takeOver makes the directory of an instance with files of its own.
@@ -110,25 +114,20 @@ func (r *run) takeOver(ctx context.Context, dir string, spec Spec) error {
 	}
 	for _, d := range spec.Drives {
 		target := filepath.Join(disks, d.ID)
-		var shared memimage.Shared
-		var err error
-		if d.ReadOnly {
-			shared, err = memimage.Share(ctx, d.Source, target)
-		} else {
-			shared, err = memimage.Copy(ctx, d.Source, target, 0o600)
+		get, note := memimage.Share, r.noteShared
+		if !d.ReadOnly {
+			get = func(ctx context.Context, src, dst string) (memimage.Shared, error) {
+				return memimage.Copy(ctx, src, dst, 0o600)
+			}
+			note = r.noteCopied
 		}
+		shared, err := get(ctx, d.Source, target)
 		if err != nil {
 			return fmt.Errorf("drive %s: %w", d.ID, err)
 		}
-		r.noteShared(shared)
+		note(shared)
 	}
 	return atomicfile.SyncDir(disks)
-}
-
-func (r *run) noteShared(s memimage.Shared) {
-	if s.Reason != nil && s.Rung == memimage.SparseCopy {
-		r.warn("copied: %v", s.Reason)
-	}
 }
 
 // checkSpec reports everything that is wrong with a specification on this host.

@@ -43,14 +43,19 @@
 // VMMs are started in sessions of their own and outlive the manager, as the pager
 // does.
 //
+// In the background the images of newest captures and of snapshots get checksums, and
+// deep ones become flat; see upkeep. It is no operation: nobody who has an image open,
+// or forks it at that moment, notices.
+//
 // # Locks
 //
 // An entry's gate is held alone by operations that change the instance and shared by
 // those that only use its files; it is held across I/O and waited for with the
 // caller's context. Order: the gate of a snapshot behind that of an instance; no two
 // gates of instances, except that a fork's is taken while its source's is held, when
-// nobody else can know the fork. Manager.mu, entry.mu, the broker's and the session
-// view's are leaves in this order, held for a moment, never across I/O.
+// nobody else can know the fork; the upkeep holds one gate at a time. Manager.mu,
+// entry.mu, the broker's, the session view's, the pager set's, and those of counts and
+// upkeep are leaves in this order, held for a moment, never across I/O.
 //
 // # Rules
 //

@@ -11,7 +11,6 @@ import (
 
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/hypervisor"
-	"github.com/faultline-vm/faultline/internal/atomicfile"
 )
 
 // entry is one instance. Who holds gate alone is the only one to change it; who
@@ -74,12 +73,21 @@ func (e *entry) captureDir(id string) string {
 
 // write makes rec the record of the instance, on disk and then in memory.
 func (e *entry) write(rec record) error {
-	data, err := rec.encode()
-	if err != nil {
-		return err
+	if err := writeRecord(e.recordPath(), rec); err != nil {
+		return errors.Join(fmt.Errorf("write the record: %w", err), e.putBack())
 	}
-	if err := atomicfile.WriteFile(e.recordPath(), data, 0o600); err != nil {
-		return fmt.Errorf("write the record: %w", err)
+	return e.adopt(rec)
+}
+
+// putBack makes the record in memory that on disk again, where a write has failed
+// after the new one got its name.
+func (e *entry) putBack() error {
+	if !e.changed() {
+		return nil
+	}
+	rec := e.record()
+	if err := writeRecord(e.recordPath(), rec); err != nil {
+		return fmt.Errorf("write the record before: %w", err)
 	}
 	return e.adopt(rec)
 }

@@ -20,8 +20,10 @@ const (
 	CodeNameTaken    = "name_taken"          // 409
 	CodeWrongState   = "wrong_state"         // 409: the state does not allow it
 	CodeInUse        = "in_use"              // 409: a writable disk belongs to another instance
+	CodeBroken       = "broken"              // 409: the snapshot's files cannot be used
 	CodeIncompatible = "incompatible"        // 409: the capture cannot be restored here
 	CodeNoBackend    = "backend_unavailable" // 409: the memory backend asked for is impossible
+	CodeNoSession    = "no_session"          // 409: the guest needs no pager
 	CodeNoSpace      = "no_space"            // 507
 	CodeCanceled     = "canceled"            // 499: the caller went away, or its time was up
 	CodeStepFailed   = "step_failed"         // 500: the detail names the step
@@ -42,15 +44,20 @@ func notFound(kind, ref string) error {
 }
 
 func wrongState(name string, s State, reason string, op Operation) error {
-	if reason != "" {
-		reason = " (" + reason + ")"
-	}
 	var words []string
 	for _, o := range Allowed(s) {
 		words = append(words, string(o))
 	}
 	return problem.New(http.StatusConflict, CodeWrongState, "allowed now: "+strings.Join(words, ", "),
-		"%s is %s%s, which does not allow %s", name, s, reason, op)
+		"%s is %s%s, which does not allow %s", name, s, because(reason), op)
+}
+
+// because puts a reason, if there is one, behind what it is the reason of.
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
 }
 
 // stepFailed says which step of an operation on name failed. A problem keeps its

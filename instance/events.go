@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -36,8 +37,25 @@ type Event struct {
 	// Operation is set for EventStep and EventDone, Step for EventStep.
 	Operation Operation `json:"operation,omitempty"`
 	Step      string    `json:"step,omitempty"`
+	// Request names the request that a step or the end of an operation belongs to,
+	// see [WithRequest]; empty where nobody has named it.
+	Request string `json:"request,omitempty"`
 	// Error is what an operation that is done failed with.
 	Error string `json:"error,omitempty"`
+}
+
+type requestKey struct{}
+
+// WithRequest returns a context for operations whose steps and ends are to be told
+// from those of others: their events have this name.
+func WithRequest(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, requestKey{}, name)
+}
+
+// RequestOf returns what WithRequest has put into a context, or "".
+func RequestOf(ctx context.Context) string {
+	name, _ := ctx.Value(requestKey{}).(string)
+	return name
 }
 
 // subscriberBuffer is how many events a subscriber may be behind.

@@ -8,9 +8,11 @@ import (
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
 )
 
-// TestFirecracker takes instances of the real Firecracker through their life. Their
-// guest is a small program that checks its own memory.
-func TestFirecracker(t *testing.T) {
+// realSite is a site of the real Firecracker, whose guests are a small program that
+// checks its own memory. Its spec has neither a drive, which would have to be whole
+// sectors, nor a network interface, whose tap needs privileges.
+func realSite(t *testing.T) (*site, Spec) {
+	t.Helper()
 	choice, err := firecracker.Choose(t.Context(), firecracker.Selection{Prefer: firecracker.PreferReal})
 	if err != nil {
 		t.Skipf("%v", err)
@@ -22,11 +24,17 @@ func TestFirecracker(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.kernel = s.write("program", string(program))
+	spec := s.spec()
+	spec.Drives, spec.Networks = nil, nil
+	return s, spec
+}
+
+// TestFirecracker takes instances of the real Firecracker through their life.
+func TestFirecracker(t *testing.T) {
+	s, spec := realSite(t)
 	m := s.open()
 	ctx := within(t)
-	spec := s.spec()
-	// A tap would need privileges; a drive does not, and must be whole sectors.
-	spec.Networks, spec.VsockCID, spec.IdentityAddress = nil, 3, guest.IdentityAddress
+	spec.Drives, spec.VsockCID, spec.IdentityAddress = s.spec().Drives, 3, guest.IdentityAddress
 	s.write("disk.in", string(make([]byte, 1<<20)))
 	s.create(m, "a", spec)
 	work := func(ref string) uint64 {
@@ -68,21 +76,9 @@ func TestFirecracker(t *testing.T) {
 // TestFirecrackerByFile restores by the File backend, from a flat image and from a
 // stack that is flattened.
 func TestFirecrackerByFile(t *testing.T) {
-	choice, err := firecracker.Choose(t.Context(), firecracker.Selection{Prefer: firecracker.PreferReal})
-	if err != nil {
-		t.Skipf("%v", err)
-	}
-	s := newSite(t)
-	s.cfg.Hypervisor = firecracker.New(firecracker.Config{Binary: choice.Binary})
-	program, err := kernel.Build(s.work, testMemory, kernel.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.kernel = s.write("program", string(program))
+	s, spec := realSite(t)
 	m := s.open()
 	ctx := within(t)
-	spec := s.spec()
-	spec.Networks, spec.Drives = nil, nil
 	s.create(m, "a", spec)
 	for range 3 {
 		s.ask(m, "a", guest.CommandWrite, guest.Write)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/capture"
-	"github.com/faultline-vm/faultline/internal/atomicfile"
 	"github.com/faultline-vm/faultline/internal/problem"
 )
 
@@ -79,7 +78,7 @@ func (m *Manager) ForkSnapshot(ctx context.Context, ref string, req ForkRequest)
 		return nil, err
 	}
 	defer leave()
-	s, err := m.findSnapshot(ref)
+	s, err := m.usableSnapshot(ref)
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +143,7 @@ type brood struct {
 type unborn struct {
 	id, name string
 	spec     Spec
+	taps     []string // its own, see record.Taps
 }
 
 // newBrood checks a request and takes the names. Call release when it is over.
@@ -177,7 +177,7 @@ func (m *Manager) newBrood(ctx context.Context, req ForkRequest, spec Spec, sour
 		err := m.reserveName(f.name, f.id)
 		if err == nil {
 			b.forks = append(b.forks, f)
-			f.spec, err = m.withTaps(spec, f.id, req.Taps, false)
+			f.spec, f.taps, err = m.withTaps(spec, f.id, req.Taps, false)
 		}
 		if err != nil {
 			b.release()
@@ -272,7 +272,7 @@ func (r *run) bear(b *brood, f *unborn, e *entry, linked func()) error {
 	}
 	origin := b.origin
 	rec := record{
-		Version: recordVersion, ID: f.id, Name: f.name, Created: time.Now().UTC().Round(0), Spec: f.spec, Origin: &origin,
+		Version: recordVersion, ID: f.id, Name: f.name, Created: time.Now().UTC().Round(0), Spec: f.spec, Taps: f.taps, Origin: &origin,
 		Identity: b.req.Identity, Announce: r.m.cfg.Reconfigure.wanted(), Capture: b.capture.Record.ID, Parked: b.req.Target == Standby,
 	}
 	if b.req.Target == Stopped {
@@ -317,9 +317,5 @@ func (r *run) prepareFork(ctx context.Context, b *brood, dir string, rec record)
 	if err := r.shareBoot(ctx, b.from, dir); err != nil {
 		return err
 	}
-	data, err := rec.encode()
-	if err != nil {
-		return err
-	}
-	return atomicfile.WriteFile(filepath.Join(dir, recordName), data, 0o600)
+	return writeRecord(filepath.Join(dir, recordName), rec)
 }

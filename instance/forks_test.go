@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,37 @@ func TestManyForks(t *testing.T) {
 	s.audit(m)
 	s.verify(m)
 	s.empty(m)
+}
+
+// TestEventsNameTheirRequest forks twice at the same time.
+func TestEventsNameTheirRequest(t *testing.T) {
+	s := newSite(t)
+	m := s.open()
+	standby(s, m)
+	events := m.Subscribe()
+	counts := map[string]int{"one": 2, "two": 3}
+	failed := make(chan error)
+	for name, count := range counts {
+		go func() {
+			failed <- second(m.Fork(WithRequest(within(t), name), ForkRequest{Source: "a", Count: count}))
+		}()
+	}
+	for range counts {
+		must(s, 0, <-failed)
+	}
+	events.Close()
+	done := map[string]int{}
+	for e := range events.C {
+		if e.Kind == EventDone {
+			done[e.Request]++
+		}
+		if e.Kind == EventStep && counts[e.Request] == 0 {
+			t.Errorf("a step of the request %q: %+v", e.Request, e)
+		}
+	}
+	if !maps.Equal(done, counts) {
+		t.Errorf("ends by request are %v, want %v", done, counts)
+	}
 }
 
 // TestIdentity forks with an identity page and has each guest say what it sees.

@@ -17,6 +17,19 @@ type gate struct {
 	freed   chan struct{} // closed at the next change, protected by mu
 }
 
+// lockLast is lock for who has time: everybody else who waits goes first.
+func (g *gate) lockLast(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.alone || g.shared > 0 || g.waiting > 0 {
+		if err := g.wait(ctx); err != nil {
+			return err
+		}
+	}
+	g.alone = true
+	return nil
+}
+
 // lock waits until nobody else holds the gate, or ctx ends.
 func (g *gate) lock(ctx context.Context) error {
 	g.mu.Lock()

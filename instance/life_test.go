@@ -4,10 +4,44 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/faultline-vm/faultline/guest"
 )
+
+// TestWarningsNameTheSource: what a warning names is still there when it is read.
+func TestWarningsNameTheSource(t *testing.T) {
+	s := newSite(t)
+	m := s.open()
+	made, err := m.Create(within(t), CreateRequest{Name: "a", Spec: s.spec()})
+	must(s, 0, err)
+	for _, w := range made.Warnings { // none where the filesystem has reflinks
+		if strings.Contains(w, draftMark) || !strings.Contains(w, made.Spec.Drives[0].Source) {
+			t.Errorf("the warning is: %s", w)
+		}
+	}
+}
+
+// TestEndOfAnEarlierVMM: a manager learns how the VMM of an earlier one has ended.
+func TestEndOfAnEarlierVMM(t *testing.T) {
+	s := newSite(t)
+	m := s.open()
+	running(s, m)
+	must(s, 0, m.Close())
+	m = s.open()
+	kill(s, m, syscall.SIGTERM)
+	now, err := m.Wait(within(t), "a", Failed)
+	must(s, 0, err)
+	if strings.Contains(now.Reason, "unknown") {
+		t.Skip("the kernel tells exit states to parents only; use Linux 6.15")
+	}
+	if !strings.Contains(now.Reason, "terminated") {
+		t.Errorf("the reason is: %s", now.Reason)
+	}
+	s.audit(m)
+}
 
 // TestLife takes one instance and its forks through everything that works.
 func TestLife(t *testing.T) {

@@ -2,7 +2,6 @@ package instance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -21,6 +20,8 @@ import (
 	"github.com/faultline-vm/faultline/internal/problem"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
+	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
 func TestMain(m *testing.M) {
@@ -79,7 +80,7 @@ type site struct {
 // siteConfig is the configuration of the site in dir.
 func siteConfig(dir, bin string, hv hypervisor.Hypervisor) Config {
 	return Config{
-		DataDir: filepath.Join(dir, "data"), Hypervisor: hv, TapTemplate: "t{id}-{n}",
+		DataDir: filepath.Join(dir, "data"), Hypervisor: hv, TapTemplate: "t{id}-{n}", Taps: fakeTaps{filepath.Join(dir, "taps")},
 		Reconfigure: Reconfigure{Command: []string{"/bin/true"}}, Pager: supervised(dir, bin),
 	}
 }
@@ -89,6 +90,9 @@ func newSite(t testing.TB) *site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fl")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "taps"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	s := &site{t: t, dir: dir, kernel: filepath.Join(dir, "kernel.in"), work: testWork()}
@@ -122,13 +126,7 @@ func (s *site) clear() {
 			_ = p.Kill()
 		}
 	}
-	c := s.pager()
-	if h, err := c.Health(context.Background()); err == nil {
-		if p, err := os.FindProcess(h.PID); err == nil {
-			_ = p.Kill()
-		}
-	}
-	c.Close()
+	s.killPagers()
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Error(err)
 	}
@@ -155,22 +153,47 @@ func (s *site) pager() *client.Client {
 	return client.New(pager.ControlSocket(s.cfg.DataDir, pager.Version()))
 }
 
-// sessions returns the ids of all active sessions.
-func (s *site) sessions() []string {
+// pagers returns the pagers that run, by version.
+func (s *site) pagers() map[string]control.Health {
 	s.t.Helper()
-	c := s.pager()
-	defer c.Close()
-	list, err := c.Sessions(context.Background())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	list, err := supervisor.Versions(context.Background(), s.cfg.DataDir)
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	running := map[string]control.Health{}
+	for _, v := range list {
+		if v.Err == nil {
+			running[v.Version] = v.Health
+		}
+	}
+	return running
+}
+
+// killPagers ends all pagers.
+func (s *site) killPagers() {
+	s.t.Helper()
+	for _, h := range s.pagers() {
+		if p, err := os.FindProcess(h.PID); err == nil {
+			_ = p.Kill()
+		}
+	}
+}
+
+// sessions returns the ids of all active sessions, at whichever version.
+func (s *site) sessions() []string {
+	s.t.Helper()
 	var ids []string
-	for _, session := range list {
-		if session.State.Active() {
-			ids = append(ids, session.ID)
+	for version := range s.pagers() {
+		c := client.New(pager.ControlSocket(s.cfg.DataDir, version))
+		list, err := c.Sessions(context.Background())
+		c.Close()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, session := range list {
+			if session.State.Active() {
+				ids = append(ids, session.ID)
+			}
 		}
 	}
 	return ids

@@ -29,9 +29,11 @@ type Manager struct {
 	lockFile  *os.File
 	host      host
 	admission chan struct{}
-	pager     pagerHandle
+	pagers    pagerSet
 	sessions  sessionView
 	events    broker
+	sharing   sharingCounter
+	upkeep    *upkeep
 
 	background context.Context // ends with the Manager
 	stop       context.CancelFunc
@@ -84,14 +86,15 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.background, m.stop = context.WithCancel(context.WithoutCancel(ctx))
-	m.pager.start = cfg.Pager
-	m.pager.life = m.background
+	m.pagers.open, m.pagers.dataDir, m.pagers.life, m.pagers.starts = cfg.Pager, m.data.root, m.background, &m.watching
+	m.upkeep = newUpkeep(cfg.Upkeep, cfg.Logger, m.data.instances, m.images, func(s capture.Sharing) { m.noteSharing(s) })
 	if err := m.recover(ctx); err != nil {
 		m.stop()
 		m.watching.Wait()
 		return nil, errors.Join(err, unlockDir(m.lockFile))
 	}
 	m.watching.Go(m.watch)
+	m.watching.Go(func() { m.upkeep.run(m.background) })
 	return m, nil
 }
 

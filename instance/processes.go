@@ -85,7 +85,7 @@ func (m *Manager) killAll(ctx context.Context, e *entry) error {
 		return err
 	}
 	if vmm := e.process(); vmm != nil && e.brokenReason() == "" {
-		return nil // it was the one
+		return clearSockets(e.dir) // it was the one
 	}
 	found, err := findVMMs(m.data.instances)
 	if err != nil {
@@ -95,5 +95,28 @@ func (m *Manager) killAll(ctx context.Context, e *entry) error {
 	for _, ref := range found[filepath.Base(e.dir)] {
 		errs = append(errs, m.kill(ctx, ref))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return clearSockets(e.dir)
+}
+
+// endStarted ends a VMM that an operation has started and that is not the instance's.
+func endStarted(ctx context.Context, vmm hypervisor.VMM) error {
+	if err := vmm.Kill(ctx); err != nil {
+		return err
+	}
+	return clearSockets(vmm.Ref().Dir)
+}
+
+// clearSockets removes the sockets of an instance's last VMM, which has ended.
+func clearSockets(dir string) error {
+	return errors.Join(clearSocket(dir, firecracker.SocketName), clearSocket(dir, vsockName))
+}
+
+func clearSocket(dir, name string) error {
+	if err := os.Remove(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -34,31 +34,44 @@ type random struct {
 // restarts of the manager among them. What an operation does to the state comes from
 // the table; what it does to the guest's memory, the guest counts itself.
 func TestRandom(t *testing.T) {
+	r := newRandom(t, Upkeep{})
+	r.live()
+	r.audit(r.m)
+	r.empty(r.m)
+}
+
+// newRandom returns an empty site whose manager is closed with the test.
+func newRandom(t *testing.T, upkeep Upkeep) *random {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	s := newSite(t)
+	s.cfg.Backend, s.cfg.Upkeep = Auto, upkeep
+	r := &random{site: s, m: s.reopen(nil), rand: rand.New(rand.NewPCG(seed, 0)), twins: map[string]*twin{}}
+	t.Cleanup(func() {
+		if err := r.m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// live does many operations and compares after each.
+func (r *random) live() {
+	r.t.Helper()
 	steps := 120
 	if testing.Short() {
 		steps = 30
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	s := newSite(t)
-	s.cfg.Backend = Auto
-	r := &random{site: s, m: s.reopen(nil), rand: rand.New(rand.NewPCG(seed, 0)), twins: map[string]*twin{}}
-	defer func() {
-		if err := r.m.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
 	for n := range steps {
 		did := r.step()
 		if got, want := states(r.m), r.states(); !maps.Equal(got, want) {
-			t.Fatalf("step %d, %s: %v, want %v", n, did, got, want)
+			r.t.Fatalf("step %d, %s: %v, want %v", n, did, got, want)
 		}
-		if t.Failed() {
-			t.Fatalf("step %d, %s", n, did)
+		if r.t.Failed() {
+			r.t.Fatalf("step %d, %s", n, did)
 		}
 	}
-	r.audit(r.m)
-	r.empty(r.m)
 }
 
 func (r *random) states() map[string]State {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/atomicfile"
 	"github.com/faultline-vm/faultline/memimage"
 )
 
@@ -37,7 +39,10 @@ type record struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
 	Spec    Spec      `json:"spec"`
-	Origin  *Origin   `json:"origin,omitempty"`
+	// Taps are the names of the taps that the Manager makes for the instance, and
+	// removes with it. The others in Spec are somebody else's.
+	Taps   []string `json:"taps,omitempty"`
+	Origin *Origin  `json:"origin,omitempty"`
 	// Identity are the caller's bytes on a fork's identity page.
 	Identity []byte `json:"identity,omitempty"`
 	// Announce tells that the guest has not been told its new address yet.
@@ -96,6 +101,15 @@ const (
 
 func (r record) encode() ([]byte, error) { return encode(r) }
 
+// writeRecord writes a record to its file, atomically.
+func writeRecord(path string, rec interface{ encode() ([]byte, error) }) error {
+	data, err := rec.encode()
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(path, data, 0o600)
+}
+
 // decodeRecord reads the content of instance.json. An unknown field is an error: it
 // would be a property of the instance that this program does not honour.
 func decodeRecord(data []byte) (record, error) {
@@ -126,6 +140,11 @@ func (r record) validate() error {
 	}
 	if r.VMM != nil && r.VMM.Based && r.Capture == "" {
 		fault("vmm is based on no capture")
+	}
+	for _, tap := range r.Taps {
+		if !slices.ContainsFunc(r.Spec.Networks, func(n Network) bool { return n.Tap == tap }) {
+			fault("taps: %.80q is the tap of no network", tap)
+		}
 	}
 	if p := r.Pending; p != nil {
 		switch p.Phase {

@@ -15,7 +15,7 @@ func sampleRecord() record {
 			Kernel: "/k", VCPUs: 1, MemoryBytes: mebibyte, VsockCID: 3, IdentityAddress: 4096,
 			Drives: []Drive{{ID: "d", Source: "/d", Root: true}}, Networks: []Network{{ID: "n", Tap: "t", MAC: "02:00:00:00:00:01"}},
 		},
-		Origin: &Origin{Snapshot: "x", Capture: "c"}, Identity: []byte("id"), Capture: "c",
+		Taps: []string{"t"}, Origin: &Origin{Snapshot: "x", Capture: "c"}, Identity: []byte("id"), Capture: "c",
 		VMM:     &vmmRecord{PID: 5, StartTime: 6, Session: "s", Backend: &Choice{Uffd, "why"}, Based: true},
 		Pending: &interrupted{Phase: phaseCapture, Operation: OpFork, Resume: true},
 	}
@@ -57,6 +57,7 @@ func TestRecordFaults(t *testing.T) {
 		"root device":      func(r *record) { r.Spec.Drives = append(r.Spec.Drives, Drive{ID: "e", Source: "/e", Root: true}) },
 		"there twice":      func(r *record) { r.Spec.Drives = append(r.Spec.Drives, Drive{ID: "d", Source: "/e"}) },
 		"15 letters":       func(r *record) { r.Spec.Networks[0].Tap = "a/b" },
+		"tap of no":        func(r *record) { r.Taps = []string{"eth0"} },
 		"hardware address": func(r *record) { r.Spec.Networks[0].MAC = "x" },
 	} {
 		r := sampleRecord()

@@ -45,7 +45,14 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := m.loadSnapshots(); err != nil {
 		return problem.From(err)
 	}
-	return m.loadInstances(ctx, vmms)
+	if err := m.loadInstances(ctx, vmms); err != nil {
+		return err
+	}
+	if err := m.sweepTaps(); err != nil {
+		// It keeps nobody from working, and the next start tries again.
+		m.cfg.Logger.Warn("taps without an instance stay", "error", err)
+	}
+	return nil
 }
 
 func exists(path string) bool {
@@ -62,17 +69,20 @@ func (m *Manager) loadSnapshots() error {
 		if !idPattern.MatchString(entry.Name()) {
 			continue
 		}
-		s, err := loadSnapshot(m.data.snapshot(entry.Name()))
-		if err != nil {
-			// It is not removed: somebody may be able to repair it.
-			m.cfg.Logger.Error("a snapshot cannot be used", "snapshot", entry.Name(), "error", err)
-			continue
-		}
-		if _, err := memimage.Prune(s.open().ManifestPath()); err != nil {
-			m.cfg.Logger.Warn("a snapshot was not cleared of superseded layers", "snapshot", entry.Name(), "error", err)
+		s := loadSnapshot(m.data.snapshot(entry.Name()))
+		if other, taken := m.snapNames[s.rec.Name]; taken {
+			s.broken = fmt.Sprintf("snapshot %s has its name %s as well", other, s.rec.Name)
+			s.rec.Name = s.rec.ID
 		}
 		m.snapshots[s.rec.ID] = s
 		m.snapNames[s.rec.Name] = s.rec.ID
+		if s.broken != "" {
+			m.cfg.Logger.Error("a snapshot cannot be used", "snapshot", s.rec.ID, "reason", s.broken)
+			continue
+		}
+		if _, err := memimage.Prune(s.open().ManifestPath()); err != nil {
+			m.cfg.Logger.Warn("a snapshot was not cleared of superseded layers", "snapshot", s.rec.ID, "error", err)
+		}
 	}
 	return nil
 }
@@ -139,7 +149,7 @@ func (m *Manager) revive(ctx context.Context, e *entry, vmms []hypervisor.Proces
 	_, errCaptures := capture.Sweep(filepath.Join(e.dir, capture.CapturesDir))
 	err = errors.Join(err, errCaptures)
 	if rec.Pending == nil {
-		err = errors.Join(err, e.removeCaptures(rec.Capture), dropDisksBefore(e.dir))
+		err = errors.Join(err, e.removeCaptures(rec.Capture), e.prune(), dropDisksBefore(e.dir))
 	}
 	if err != nil {
 		m.cfg.Logger.Warn("left-over captures or disks stay", "instance", rec.Name, "error", err)
@@ -233,11 +243,8 @@ func (m *Manager) undoUp(ctx context.Context, e *entry) error {
 	if err := putDisksBack(e.dir); err != nil {
 		return err
 	}
-	if rec.Capture != "" {
-		manifest := filepath.Join(e.captureDir(rec.Capture), memimage.ManifestName)
-		if _, err := memimage.Prune(manifest); err != nil && !errors.Is(err, memimage.ErrMissing) {
-			return err
-		}
+	if err := e.prune(); err != nil {
+		return err
 	}
 	rec.Pending = nil
 	return errors.Join(e.removeCaptures(rec.Capture), e.write(rec))
@@ -303,7 +310,7 @@ func (m *Manager) bury(ctx context.Context, e *entry) error {
 	if failure == "" {
 		rec.Capture = ""
 	}
-	if err := errors.Join(e.killVMM(ctx), e.write(rec)); err != nil {
+	if err := errors.Join(e.killVMM(ctx), clearSockets(e.dir), e.write(rec)); err != nil {
 		return err
 	}
 	e.setVMM(nil, nil)

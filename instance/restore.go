@@ -89,7 +89,7 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req RestoreRe
 		return Instance{}, err
 	}
 	defer leave()
-	s, err := m.findSnapshot(ref)
+	s, err := m.usableSnapshot(ref)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -103,6 +103,9 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, ref string, req RestoreRe
 			return stepFailed(r.op, r.name, stepLink, err)
 		}
 		defer s.gate.unshare()
+		if err := s.check(ref); err != nil {
+			return err
+		}
 		c, err := r.openCapture(s.dir)
 		if err != nil {
 			return err

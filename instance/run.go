@@ -40,7 +40,7 @@ func (r *run) step(name string, do func(ctx context.Context) error) error {
 }
 
 func (r *run) attempt(ctx context.Context, name string, do func(ctx context.Context) error) error {
-	r.m.events.publish(Event{Kind: EventStep, Instance: r.id, Name: r.name, Operation: r.op, Step: name})
+	r.m.events.publish(Event{Kind: EventStep, Instance: r.id, Name: r.name, Operation: r.op, Step: name, Request: RequestOf(r.ctx)})
 	at := point(r.op, name)
 	if err := r.m.cfg.Failpoints.Hit(at); err != nil {
 		return err

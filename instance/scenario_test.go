@@ -3,6 +3,7 @@ package instance
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -313,6 +314,7 @@ func (s *site) audit(m *Manager) {
 	for _, snap := range m.Snapshots() {
 		snapshots = append(snapshots, snap.ID)
 	}
+	s.auditTaps(m)
 	same(s.t, "VMMs", pids, s.vmms())
 	// A session notices the end of its VMM by itself, and has then ended.
 	for wait := time.Millisecond; wait < time.Minute; wait *= 2 {
@@ -324,6 +326,7 @@ func (s *site) audit(m *Manager) {
 	same(s.t, "sessions", sessions, s.sessions())
 	same(s.t, "instances", dirs, s.names("instances"))
 	same(s.t, "snapshots", snapshots, s.names("snapshots"))
+	s.auditSockets(m)
 	for _, id := range dirs {
 		want := []string{}
 		if c := captures[id]; c != "" {
@@ -339,6 +342,22 @@ func (s *site) audit(m *Manager) {
 	}
 	if n := len(m.admission); n > 0 {
 		s.t.Errorf("%d places for restores are taken", n)
+	}
+}
+
+// auditSockets fails if an instance without a VMM has a socket in its directory.
+func (s *site) auditSockets(m *Manager) {
+	s.t.Helper()
+	for _, i := range m.List() {
+		entries, err := os.ReadDir(i.Dir)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, e := range entries {
+			if e.Type() == fs.ModeSocket && i.PID == 0 {
+				s.t.Errorf("%s is %s and has the socket %s", i.Name, i.State, e.Name())
+			}
+		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/capture"
-	"github.com/faultline-vm/faultline/internal/atomicfile"
 	"github.com/faultline-vm/faultline/internal/problem"
 	"github.com/faultline-vm/faultline/memimage"
 )
@@ -25,6 +24,7 @@ type snapshotEntry struct {
 	gate     gate
 	rec      snapshotRecord
 	capture  capture.Record
+	broken   string // why it cannot be used, or empty; rec has only id and name then
 	warnings []string
 	gone     bool // deleted; read it with the gate held
 }
@@ -36,7 +36,7 @@ func (s *snapshotEntry) open() capture.Capture {
 func (s *snapshotEntry) describe() Snapshot {
 	out := Snapshot{
 		ID: s.rec.ID, Name: s.rec.Name, Created: s.rec.Created, Dir: s.dir, Instance: s.rec.Instance,
-		InstanceName: s.rec.InstanceName, Spec: s.rec.Spec, Capture: s.capture, Warnings: s.warnings,
+		InstanceName: s.rec.InstanceName, Spec: s.rec.Spec, Capture: s.capture, Broken: s.broken, Warnings: s.warnings,
 	}
 	if image, err := memimage.ReadManifest(s.open().ManifestPath()); err == nil {
 		out.Layers = len(image.Layers)
@@ -44,20 +44,26 @@ func (s *snapshotEntry) describe() Snapshot {
 	return out
 }
 
-// loadSnapshot reads a snapshot's records.
-func loadSnapshot(dir string) (*snapshotEntry, error) {
+// loadSnapshot reads a snapshot's records. One that cannot be used is noted as broken
+// and is no error: it can be deleted, or repaired for the next start.
+func loadSnapshot(dir string) *snapshotEntry {
 	rec, err := readRecord(filepath.Join(dir, snapshotRecordName), decodeSnapshotRecord)
+	if err == nil && rec.ID != filepath.Base(dir) {
+		err = fmt.Errorf("%s holds the record of snapshot %s", dir, rec.ID)
+	}
 	if err != nil {
-		return nil, err
+		rec = snapshotRecord{ID: filepath.Base(dir), Name: filepath.Base(dir)}
 	}
-	if rec.ID != filepath.Base(dir) {
-		return nil, fmt.Errorf("%s holds the record of snapshot %s", dir, rec.ID)
+	s := &snapshotEntry{dir: dir, rec: rec}
+	if err == nil {
+		var c capture.Capture
+		c, err = capture.Open(dir)
+		s.capture = c.Record
 	}
-	c, err := capture.Open(dir)
 	if err != nil {
-		return nil, err
+		s.broken = err.Error()
 	}
-	return &snapshotEntry{dir: dir, rec: rec, capture: c.Record}, nil
+	return s
 }
 
 // Snapshots describes all snapshots, by name.
@@ -89,6 +95,15 @@ func (m *Manager) findSnapshot(ref string) (*snapshotEntry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return lookup("snapshot", ref, m.snapNames, m.snapshots)
+}
+
+// usableSnapshot is findSnapshot for who wants more than to look at it or delete it.
+func (m *Manager) usableSnapshot(ref string) (*snapshotEntry, error) {
+	s, err := m.findSnapshot(ref)
+	if err == nil && s.broken != "" {
+		err = problem.New(http.StatusConflict, CodeBroken, "delete it, or repair it and restart the daemon", "the snapshot %s cannot be used: %s", s.rec.Name, s.broken)
+	}
+	return s, err
 }
 
 // CreateSnapshot makes a snapshot of an instance that is running, paused or in
@@ -161,21 +176,11 @@ func (r *run) makeSnapshot(s *snapshotEntry, c capture.Capture, from string) err
 		return err
 	}
 	if err := r.step(stepSnapshot, func(context.Context) error {
-		data, err := s.rec.encode()
-		if err != nil {
-			return err
-		}
-		return atomicfile.WriteFile(filepath.Join(draft, snapshotRecordName), data, 0o600)
+		return writeRecord(filepath.Join(draft, snapshotRecordName), s.rec)
 	}); err != nil {
 		return err
 	}
-	return r.step(stepPublish, func(context.Context) error {
-		if err := errors.Join(atomicfile.SyncDir(draft), os.Rename(draft, s.dir)); err != nil {
-			return err
-		}
-		r.onUndo(func(context.Context) error { return capture.Remove(s.dir) })
-		return atomicfile.SyncDir(filepath.Dir(s.dir))
-	})
+	return r.step(stepPublish, func(context.Context) error { return r.publish(draft, s.dir) })
 }
 
 // shareBoot gives a directory names of the kernel and the initial RAM disk that
@@ -231,7 +236,8 @@ func (m *Manager) DeleteSnapshot(ctx context.Context, ref string) error {
 	return nil
 }
 
-// gate of a snapshot that was deleted while somebody waited for it.
+// check refuses a snapshot that was deleted while somebody waited for its gate, which
+// is held now.
 func (s *snapshotEntry) check(ref string) error {
 	if s.gone {
 		return problem.New(http.StatusNotFound, CodeNotFound, "list the snapshots", "the snapshot %.80q was deleted meanwhile", ref)

@@ -3,6 +3,8 @@ package instance
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/faultline-vm/faultline/capture"
@@ -101,10 +103,15 @@ func (r *run) take(e *entry, stages *stage.Area) (c capture.Capture, err error) 
 	vmm, lineage, spec := e.vmm, e.lineage, e.rec.Spec
 	e.mu.Unlock()
 	return c, r.step(stepCapture, func(ctx context.Context) error {
+		defer r.m.upkeep.pauses.begin()()
 		result, err := capture.Take(ctx, capture.Request{
 			VMM: vmm, Hypervisor: r.m.cfg.Hypervisor.Describe(), Lineage: lineage, ID: id,
 			Disks: captureDisks(spec), Stages: stages, MemoryBytes: spec.MemoryBytes,
 		})
+		if errors.Is(err, capture.ErrHeld) {
+			// What it takes, others may need. The next one is full.
+			err = errors.Join(fmt.Errorf("%w; it was given up", err), lineage.GiveUp())
+		}
 		if err != nil {
 			return err
 		}

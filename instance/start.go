@@ -33,15 +33,19 @@ func (m *Manager) Start(ctx context.Context, ref string) (Instance, error) {
 		if err := r.intent(e, interrupted{Phase: phaseUp}); err != nil {
 			return err
 		}
+		if err := r.makeTaps(rec); err != nil {
+			return err
+		}
 		var vmm hypervisor.VMM
 		if err := r.step(stepBoot, func(ctx context.Context) (err error) {
-			if err := clearVsock(e.dir); err != nil {
-				return err
+			if err := clearSocket(e.dir, vsockName); err != nil {
+				return err // an earlier VMM's, which a new one could not bind
 			}
+			r.onUndo(func(context.Context) error { return clearSocket(e.dir, vsockName) })
 			if vmm, err = m.cfg.Hypervisor.Boot(ctx, bootSpec(e.dir, rec.Spec)); err != nil {
 				return err
 			}
-			r.onUndo(vmm.Kill)
+			r.onUndo(func(ctx context.Context) error { return endStarted(ctx, vmm) })
 			return nil
 		}); err != nil {
 			return err

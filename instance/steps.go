@@ -17,6 +17,7 @@ const (
 	stepFlatten   = "flatten the memory image"
 	stepLink      = "link the capture"
 	stepDisks     = "place the disks"
+	stepTaps      = "make the taps"
 	stepSession   = "open a session"
 	stepBoot      = "boot"
 	stepLoad      = "load the capture"
@@ -40,16 +41,16 @@ const (
 // create of an instance that runs begin with the steps of its capture.
 var operationSteps = map[Operation][]string{
 	opCreate:          {stepFiles, stepRecord, stepPublish},
-	OpStart:           {stepAdmit, stepIntent, stepBoot, stepRecord, stepForget},
+	OpStart:           {stepAdmit, stepIntent, stepTaps, stepBoot, stepRecord, stepForget},
 	OpStop:            {stepIntent, stepKill, stepClose, stepForget, stepSettle},
 	OpForceStop:       {stepIntent, stepKill, stepClose, stepForget, stepSettle},
 	OpPause:           {stepPause},
 	OpResume:          {stepResume, stepAnnounce, stepRecord},
 	OpStandby:         {stepIntent, stepPause, stepCapture, stepRecord, stepKill, stepClose, stepSettle, stepSupersede},
-	OpRestore:         {stepAdmit, stepIntent, stepFlatten, stepDisks, stepSession, stepLoad, stepResume, stepAnnounce, stepRecord},
-	OpFork:            {stepIntent, stepCapture, stepRecord, stepSupersede, stepFlatten, stepAdmit, stepFork, stepSession, stepLoad, stepResume, stepAnnounce, stepSettle},
+	OpRestore:         {stepAdmit, stepIntent, stepFlatten, stepDisks, stepTaps, stepSession, stepLoad, stepResume, stepAnnounce, stepRecord},
+	OpFork:            {stepIntent, stepCapture, stepRecord, stepSupersede, stepFlatten, stepAdmit, stepFork, stepTaps, stepSession, stepLoad, stepResume, stepAnnounce, stepSettle},
 	OpSnapshot:        {stepIntent, stepCapture, stepRecord, stepSupersede, stepLink, stepSnapshot, stepPublish},
-	OpRestoreSnapshot: {stepAdmit, stepIntent, stepLink, stepFlatten, stepDisks, stepSession, stepLoad, stepResume, stepAnnounce, stepRecord, stepSupersede},
+	OpRestoreSnapshot: {stepAdmit, stepIntent, stepLink, stepFlatten, stepDisks, stepTaps, stepSession, stepLoad, stepResume, stepAnnounce, stepRecord, stepSupersede},
 	OpDelete:          {stepIntent, stepKill, stepClose, stepRemove},
 	opDeleteSnapshot:  {stepRemove},
 }

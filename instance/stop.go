@@ -83,8 +83,12 @@ func (m *Manager) Delete(ctx context.Context, ref string) error {
 	return err
 }
 
-// remove removes the directory of an instance and forgets it. Its VMM is gone.
+// remove removes the taps and the directory of an instance and forgets it. Its VMM is gone.
 func (m *Manager) remove(e *entry) error {
+	// First, as nobody else knows their names.
+	if err := m.removeTaps(e.record()); err != nil {
+		return err
+	}
 	err := capture.Remove(e.dir)
 	if _, gone := os.Lstat(e.dir); !errors.Is(gone, fs.ErrNotExist) {
 		return errors.Join(err, gone)

@@ -83,7 +83,7 @@ func (m *Manager) Send(ctx context.Context, ref string, input []byte) error {
 	vmm := e.process()
 	if vmm == nil {
 		now := e.describe()
-		return problem.New(http.StatusConflict, CodeWrongState, "start or restore it", "%s is %s and has no console to type into", now.Name, now.State)
+		return problem.New(http.StatusConflict, CodeWrongState, "start or restore it", "%s is %s%s and has no console to type into", now.Name, now.State, because(now.Reason))
 	}
 	if err := vmm.Send(input); err != nil {
 		return problem.From(err)

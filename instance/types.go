@@ -59,8 +59,10 @@ type Drive struct {
 type Network struct {
 	// ID names the interface: 1 to 64 letters, digits and underscores.
 	ID string `json:"id"`
-	// Tap is the host's tap device, 1 to 15 bytes. It must exist; nothing here
-	// makes or removes devices. Empty takes the name from the configured template.
+	// Tap is the host's tap device, 1 to 15 bytes. One that is named here must exist
+	// when the VMM starts, and stays the caller's. Empty takes the name from the
+	// configured template: such a tap is made when the VMM first starts, if the
+	// Manager can, and removed with the instance.
 	Tap string `json:"tap,omitempty"`
 	// MAC is the guest's hardware address, or empty for the VMM's choice. Forks
 	// keep it: a capture has it in the VM state.
@@ -145,6 +147,10 @@ type Snapshot struct {
 	Capture      capture.Record `json:"capture"`
 	// Layers is the number of layers of the memory image.
 	Layers int `json:"layers"`
+	// Broken says why the snapshot cannot be used; empty for one that can. A broken
+	// one can only be deleted. Where its record cannot be read it has the id for a
+	// name, and the rest is empty.
+	Broken string `json:"broken,omitempty"`
 	// Warnings tell what went another way than wished when it was made.
 	Warnings []string `json:"warnings,omitempty"`
 }

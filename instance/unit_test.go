@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/faultline-vm/faultline/capture"
 )
 
 func TestGate(t *testing.T) {
@@ -77,6 +79,53 @@ func TestSlowSubscriber(t *testing.T) {
 	if _, open := <-b.subscribe().C; open {
 		t.Error("a closed broker has events")
 	}
+}
+
+// TestBrokenSnapshot opens a data directory with snapshots that cannot be used. They
+// are listed with the reason, nothing can be made of them, and they can be deleted.
+func TestBrokenSnapshot(t *testing.T) {
+	s := newSite(t)
+	m := s.open()
+	ctx := within(t)
+	standby(s, m)
+	for _, name := range []string{"s", "t", "u", "v"} {
+		must(s, 0, second(m.CreateSnapshot(ctx, "a", SnapshotRequest{Name: name})))
+	}
+	ids := map[string]string{}
+	for _, snap := range m.Snapshots() {
+		ids[snap.Name] = snap.ID
+	}
+	at := func(name, file string) string { return filepath.Join(m.data.snapshot(ids[name]), file) }
+	must(s, 0, m.Close())
+	must(s, 0, os.WriteFile(at("s", snapshotRecordName), []byte("{"), 0o600))
+	must(s, 0, os.Remove(at("t", capture.StateName)))
+	record, err := os.ReadFile(at("u", snapshotRecordName))
+	must(s, 0, err)
+	twin := strings.Replace(string(record), `"name": "u"`, `"name": "v"`, 1)
+	must(s, 0, os.WriteFile(at("u", snapshotRecordName), []byte(twin), 0o600))
+	m = s.open()
+	// Which of two of the same name is broken depends on their ids.
+	double := ids["u"]
+	if ids["v"] > ids["u"] {
+		double = ids["v"]
+	}
+	for ref, want := range map[string]string{ids["s"]: "unexpected EOF", "t": capture.StateName, double: "its name v as well", "v": ""} {
+		snap, err := m.GetSnapshot(ref)
+		if err != nil || !strings.Contains(snap.Broken, want) || (snap.Broken == "") != (want == "") {
+			t.Fatalf("%s: %+v, %v, want the reason %q", ref, snap, err, want)
+		}
+		_, forkErr := m.ForkSnapshot(ctx, ref, ForkRequest{})
+		_, restoreErr := m.RestoreSnapshot(ctx, ref, RestoreRequest{})
+		for _, err := range []error{forkErr, restoreErr} {
+			if (code(err) == CodeBroken) != (want != "") {
+				t.Errorf("%s: %v", ref, err)
+			}
+		}
+	}
+	if n := len(m.Snapshots()); n != 4 {
+		t.Errorf("%d snapshots are listed", n)
+	}
+	s.empty(m)
 }
 
 // TestReconfigureVsock talks to a guest behind Firecracker's hybrid socket.

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,6 @@ import (
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/memimage"
-	"github.com/faultline-vm/faultline/pager/control"
 )
 
 // lookInterval is the time between two looks at all instances.
@@ -37,13 +37,8 @@ func (m *Manager) watch() {
 }
 
 func (m *Manager) lookAtAll() {
-	m.mu.Lock()
-	entries := make([]*entry, 0, len(m.entries))
-	for _, e := range m.entries {
-		entries = append(entries, e)
-	}
-	m.mu.Unlock()
-	m.askPager(entries)
+	entries := m.allEntries()
+	m.askPagers(entries)
 	slots := make(chan struct{}, lookersAtOnce)
 	var looking sync.WaitGroup
 	for _, e := range entries {
@@ -56,13 +51,20 @@ func (m *Manager) lookAtAll() {
 	looking.Wait()
 }
 
+// allEntries returns all instances there are, in no order.
+func (m *Manager) allEntries() []*entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.entries))
+}
+
 // lookAfter looks at one instance, unless an operation has it, and settles what can
 // be settled now.
 func (m *Manager) lookAfter(e *entry) {
 	if !e.gate.tryShare() {
 		return
 	}
-	settle := !e.isGone() && (e.unsettled() || e.brokenReason() != "")
+	settle := !e.isGone() && (e.unsettled() || e.brokenReason() != "" || m.sessions.isOver(sessionOf(e.record())))
 	if !settle && !e.isGone() {
 		m.look(m.background, e)
 	}
@@ -93,7 +95,11 @@ func (m *Manager) settleLater(e *entry) {
 	if e.brokenReason() != "" {
 		m.reload(e)
 	}
-	if err := m.settle(m.background, e); err != nil {
+	err := m.settle(m.background, e)
+	if err == nil && !e.isGone() {
+		err = m.forgetSession(e)
+	}
+	if err != nil {
 		m.cfg.Logger.Debug("an instance cannot be settled yet", "instance", e.id, "error", err)
 	}
 	if !e.isGone() {
@@ -195,7 +201,7 @@ func sameRecord(a, b record) bool {
 	return errX == nil && errY == nil && slices.Equal(x, y)
 }
 
-// examineVMM asks the VMM, and what the pager said last about its session.
+// examineVMM asks the VMM, and what was found out last about its session.
 func (m *Manager) examineVMM(ctx context.Context, rec record, vmm hypervisor.VMM) (State, string) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
@@ -224,78 +230,4 @@ func examineParked(dir string) (State, string) {
 		}
 	}
 	return Standby, ""
-}
-
-// sessionView is what the pager said last about all sessions.
-type sessionView struct {
-	mu    sync.Mutex
-	asked time.Time                  // protected by mu; when the answer was asked for
-	err   error                      // protected by mu
-	known map[string]control.Session // protected by mu
-	since map[string]time.Time       // when each session began to serve, protected by mu
-}
-
-// serves notes a session that has just begun to serve its VMM: what the pager said
-// before is not about it.
-func (v *sessionView) serves(id string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.since == nil {
-		v.since = make(map[string]time.Time)
-	}
-	v.since[id] = time.Now()
-}
-
-// fault says what is wrong with a session, or returns "". A session that is younger
-// than the pager's last answer is not missing from it, and none is before the first.
-func (v *sessionView) fault(id string) string {
-	if id == "" {
-		return ""
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.asked.IsZero() || v.asked.Before(v.since[id]) {
-		return ""
-	}
-	if v.err != nil {
-		return fmt.Sprintf("the pager does not answer: %v", v.err)
-	}
-	s, ok := v.known[id]
-	switch {
-	case !ok:
-		return fmt.Sprintf("the pager does not know its session %s", id)
-	case s.State == control.Ended:
-		// With a VMM that answers, it was detached: the guest has all of its memory.
-		return ""
-	case s.State != control.Serving:
-		return fmt.Sprintf("its session %s is %s: %s", id, s.State, s.Reason)
-	}
-	return ""
-}
-
-// askPager asks the pager for all sessions, if any instance has one.
-func (m *Manager) askPager(entries []*entry) {
-	if !slices.ContainsFunc(entries, func(e *entry) bool { return sessionOf(e.record()) != "" }) {
-		return
-	}
-	asked := time.Now()
-	ctx, cancel := context.WithTimeout(m.background, probeTime)
-	defer cancel()
-	var list []control.Session
-	p, err := m.pager.get(ctx)
-	if err == nil {
-		list, err = p.Sessions(ctx)
-	}
-	known := make(map[string]control.Session, len(list))
-	for _, s := range list {
-		known[s.ID] = s
-	}
-	m.sessions.mu.Lock()
-	defer m.sessions.mu.Unlock()
-	m.sessions.asked, m.sessions.err, m.sessions.known = asked, err, known
-	for id, since := range m.sessions.since {
-		if !asked.Before(since) {
-			delete(m.sessions.since, id)
-		}
-	}
 }

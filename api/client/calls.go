@@ -23,6 +23,16 @@ func (c *Client) Version(ctx context.Context) (v api.Version, err error) {
 	return v, c.do(ctx, http.MethodGet, "/version", nil, &v)
 }
 
+// Reload has the daemon read its configuration again.
+func (c *Client) Reload(ctx context.Context) (r api.Reloaded, err error) {
+	return r, c.do(ctx, http.MethodPost, "/config/reload", nil, &r)
+}
+
+// Stats asks what was done since the daemon began.
+func (c *Client) Stats(ctx context.Context) (s instance.Stats, err error) {
+	return s, c.do(ctx, http.MethodGet, "/stats", nil, &s)
+}
+
 // Create makes an instance.
 func (c *Client) Create(ctx context.Context, r instance.CreateRequest) (i instance.Instance, err error) {
 	return i, c.do(ctx, http.MethodPost, "/instances", r, &i)

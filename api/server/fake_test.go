@@ -20,10 +20,13 @@ type fake struct {
 	fail error
 	// events are what subscribers get; each gets all of them.
 	events []instance.Event
+	// steps are the events of a start, but for the request.
+	steps []instance.Event
 
-	mu    sync.Mutex
-	calls []any // the requests that came
-	state instance.State
+	mu          sync.Mutex
+	calls       []any // the requests that came
+	subscribers []chan instance.Event
+	state       instance.State
 }
 
 func (f *fake) record(call any) {
@@ -62,7 +65,18 @@ func (f *fake) Create(_ context.Context, r instance.CreateRequest) (instance.Ins
 	return f.web(), f.fail
 }
 
-func (f *fake) Start(context.Context, string) (instance.Instance, error) { return f.web(), f.fail }
+func (f *fake) Start(ctx context.Context, _ string) (instance.Instance, error) {
+	f.mu.Lock()
+	for _, to := range f.subscribers {
+		for _, e := range f.steps {
+			to <- e
+			e.Request = instance.RequestOf(ctx)
+			to <- e
+		}
+	}
+	f.mu.Unlock()
+	return f.web(), f.fail
+}
 
 func (f *fake) Stop(_ context.Context, _ string, r instance.StopRequest) (instance.Instance, error) {
 	f.record(r)
@@ -127,9 +141,12 @@ func (f *fake) asked(t *testing.T) []any {
 	return calls
 }
 
-// subscribe hands out the events and then none, until it is stopped.
+// subscribe hands out the events and then those of a start, until it is stopped.
 func (f *fake) subscribe() (<-chan instance.Event, func()) {
-	events := make(chan instance.Event, len(f.events))
+	events := make(chan instance.Event, len(f.events)+2*len(f.steps))
+	f.mu.Lock()
+	f.subscribers = append(f.subscribers, events)
+	f.mu.Unlock()
 	for _, e := range f.events {
 		events <- e
 	}

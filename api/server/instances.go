@@ -14,47 +14,40 @@ func (s *Server) instanceRoutes() []Route {
 	m := s.manager
 	// simple makes a route of an operation that takes no body.
 	simple := func(operation string, fn func(ctx context.Context, ref string) (instance.Instance, error)) Route {
-		return handle("POST", "/instances/{id}/"+operation, http.StatusOK, func(r request, _ none) (instance.Instance, error) {
-			defer s.watch(r, s.stepsOf(r.id()))()
-			return fn(r.Context(), r.id())
+		return reported(s, "POST", "/instances/{id}/"+operation, http.StatusOK, func(ctx context.Context, ref string, _ none) (instance.Instance, error) {
+			return fn(ctx, ref)
 		})
 	}
 	return []Route{
 		handle("GET", "/instances", http.StatusOK, func(request, none) (api.Instances, error) {
 			return api.Instances{Instances: append([]instance.Instance{}, m.List()...)}, nil
 		}),
-		handle("POST", "/instances", http.StatusCreated, func(r request, body instance.CreateRequest) (instance.Instance, error) {
-			defer s.watch(r, stepsOfName(body.Name))()
-			return m.Create(r.Context(), body)
-		}).long(),
+		reported(s, "POST", "/instances", http.StatusCreated, func(ctx context.Context, _ string, body instance.CreateRequest) (instance.Instance, error) {
+			return m.Create(ctx, body)
+		}),
 		handle("GET", "/instances/{id}", http.StatusOK, func(r request, _ none) (instance.Instance, error) {
 			return m.Get(r.id())
 		}),
-		handle("DELETE", "/instances/{id}", http.StatusOK, func(r request, _ none) (api.Deleted, error) {
-			defer s.watch(r, s.stepsOf(r.id()))()
-			return deleted(m.Delete(r.Context(), r.id()))
-		}).long(),
-		simple("start", m.Start).long(),
-		handle("POST", "/instances/{id}/stop", http.StatusOK, func(r request, body instance.StopRequest) (instance.Instance, error) {
-			defer s.watch(r, s.stepsOf(r.id()))()
-			return m.Stop(r.Context(), r.id(), body)
-		}).long(),
+		reported(s, "DELETE", "/instances/{id}", http.StatusOK, func(ctx context.Context, ref string, _ none) (api.Deleted, error) {
+			return deleted(m.Delete(ctx, ref))
+		}),
+		simple("start", m.Start),
+		reported(s, "POST", "/instances/{id}/stop", http.StatusOK, m.Stop),
 		simple("pause", m.Pause),
 		simple("resume", m.Resume),
-		simple("standby", m.Standby).long(),
-		handle("POST", "/instances/{id}/restore", http.StatusOK, func(r request, body instance.RestoreRequest) (instance.Instance, error) {
-			defer s.watch(r, s.stepsOf(r.id()))()
-			return m.Restore(r.Context(), r.id(), body)
-		}).long(),
+		simple("standby", m.Standby),
+		reported(s, "POST", "/instances/{id}/restore", http.StatusOK, m.Restore),
 		handle("POST", "/instances/{id}/fork", http.StatusCreated, func(r request, body instance.ForkRequest) (api.Forks, error) {
 			body.Source = r.id()
-			defer s.watch(r, forksOf(body))()
-			return forks(m.Fork(r.Context(), body))
+			source, err := m.Get(body.Source)
+			if err != nil {
+				return api.Forks{}, err
+			}
+			ctx, stop := s.watch(r, forksOf(body, source.ID))
+			defer stop()
+			return forks(m.Fork(ctx, body))
 		}).long(),
-		handle("POST", "/instances/{id}/snapshot", http.StatusCreated, func(r request, body instance.SnapshotRequest) (instance.Snapshot, error) {
-			defer s.watch(r, s.stepsOf(r.id()))()
-			return m.CreateSnapshot(r.Context(), r.id(), body)
-		}).long(),
+		reported(s, "POST", "/instances/{id}/snapshot", http.StatusCreated, m.CreateSnapshot),
 		handle("POST", "/instances/{id}/input", http.StatusNoContent, func(r request, body api.Input) (none, error) {
 			return none{}, m.Send(r.Context(), r.id(), body.Data)
 		}),
@@ -76,17 +69,15 @@ func (s *Server) snapshotRoutes() []Route {
 			return deleted(m.DeleteSnapshot(r.Context(), r.id()))
 		}),
 		handle("POST", "/snapshots/{id}/fork", http.StatusCreated, func(r request, body instance.ForkRequest) (api.Forks, error) {
-			defer s.watch(r, forksOf(body))()
-			return forks(m.ForkSnapshot(r.Context(), r.id(), body))
-		}).long(),
-		handle("POST", "/snapshots/{id}/restore", http.StatusOK, func(r request, body instance.RestoreRequest) (instance.Instance, error) {
-			source := ""
-			if snapshot, err := m.GetSnapshot(r.id()); err == nil {
-				source = snapshot.Instance
+			source, err := m.GetSnapshot(r.id())
+			if err != nil {
+				return api.Forks{}, err
 			}
-			defer s.watch(r, s.stepsOf(source))()
-			return m.RestoreSnapshot(r.Context(), r.id(), body)
+			ctx, stop := s.watch(r, forksOf(body, source.Instance))
+			defer stop()
+			return forks(m.ForkSnapshot(ctx, r.id(), body))
 		}).long(),
+		reported(s, "POST", "/snapshots/{id}/restore", http.StatusOK, m.RestoreSnapshot),
 	}
 }
 

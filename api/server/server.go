@@ -11,17 +11,20 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/faultline-vm/faultline/api"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/pager/fleet"
 )
 
 // Manager is what the server needs of an *instance.Manager.
 type Manager interface {
 	Hypervisor() hypervisor.Description
+	Stats() instance.Stats
 	Create(ctx context.Context, r instance.CreateRequest) (instance.Instance, error)
 	List() []instance.Instance
 	Get(ref string) (instance.Instance, error)
@@ -41,6 +44,10 @@ type Manager interface {
 	DeleteSnapshot(ctx context.Context, ref string) error
 	Wait(ctx context.Context, ref string, states ...instance.State) (instance.Instance, error)
 	Send(ctx context.Context, ref string, input []byte) error
+	Pagers(ctx context.Context) ([]fleet.Pager, error)
+	UpgradePager(ctx context.Context, version string, report func(done, total int)) (fleet.Upgraded, error)
+	DrainPager(ctx context.Context, version string) (fleet.Pager, error)
+	DetachSession(ctx context.Context, ref string, report func(given uint64)) (fleet.Detached, error)
 }
 
 // Config says what a Server serves.
@@ -49,6 +56,8 @@ type Config struct {
 	// Subscribe returns a stream of the manager's events from now on, and what ends
 	// it. Required.
 	Subscribe func() (events <-chan instance.Event, stop func())
+	// Reload reads the configuration again. Required.
+	Reload func() (api.Reloaded, error)
 	// Version is that of the program.
 	Version string
 	// Why says why the manager's hypervisor was chosen.
@@ -92,12 +101,14 @@ func (s *Server) Routes() []Route {
 	return append([]Route{
 		handle("GET", "/healthz", http.StatusOK, s.health),
 		handle("GET", "/version", http.StatusOK, s.version),
+		handle("GET", "/stats", http.StatusOK, func(request, none) (instance.Stats, error) { return s.manager.Stats(), nil }),
+		handle("POST", "/config/reload", http.StatusOK, func(request, none) (api.Reloaded, error) { return s.cfg.Reload() }),
 		plain("GET", "/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/yaml")
 			_, _ = w.Write(api.Document()) // the peer may be gone
 		}),
 		plain("GET", "/events", s.events).query("instance"),
-	}, append(s.instanceRoutes(), s.snapshotRoutes()...)...)
+	}, slices.Concat(s.instanceRoutes(), s.snapshotRoutes(), s.pagerRoutes())...)
 }
 
 func (s *Server) health(request, none) (api.Health, error) {

@@ -150,13 +150,13 @@ func TestErrorsThatAreNoProblems(t *testing.T) {
 	}
 }
 
-// A client that accepts the stream gets the steps of its instance, and the result as
-// the last line.
+// A client that accepts the stream gets the steps of its own request, and the result
+// as the last line.
 func TestStream(t *testing.T) {
-	step := func(id, step string) instance.Event {
-		return instance.Event{Kind: instance.EventStep, Instance: id, Operation: instance.OpStart, Step: step}
+	step := func(step string) instance.Event {
+		return instance.Event{Kind: instance.EventStep, Operation: instance.OpStart, Step: step}
 	}
-	f := &fake{state: instance.Running, events: []instance.Event{step("0123abcd", "boot"), step("other", "load"), step("0123abcd", "record")}}
+	f := &fake{state: instance.Running, steps: []instance.Event{step("boot"), step("record")}}
 	w := serve(f, "POST", "/instances/web/start", "", "Accept", api.StreamType)
 	if w.Code != 200 || w.Header().Get("Content-Type") != api.StreamType {
 		t.Fatalf("%d %v %s", w.Code, w.Header(), w.Body)
@@ -188,17 +188,26 @@ func TestProblemInsteadOfAStream(t *testing.T) {
 	}
 }
 
+// The end of what the source does first is no fork's.
 func TestForkProgressCounts(t *testing.T) {
-	progress := forksOf(instance.ForkRequest{Count: 2})
-	done := instance.Event{Kind: instance.EventDone, Operation: instance.OpFork}
-	for i, want := range []int64{1, 2, 2} { // somebody else forks too
-		p, ok := progress(done)
-		if !ok || p.Done != want || p.Total != 2 {
+	report := forksOf(instance.ForkRequest{Count: 2}, "source")
+	event := func(kind instance.EventKind, id string) instance.Event {
+		return instance.Event{Kind: kind, Instance: id, Operation: instance.OpFork, Step: "x"}
+	}
+	for i, test := range []struct {
+		event instance.Event
+		want  api.Progress
+		ok    bool
+	}{
+		{event(instance.EventStep, "source"), api.Progress{Step: "fork: x"}, true},
+		{event(instance.EventDone, "source"), api.Progress{}, false},
+		{event(instance.EventStep, "f"), api.Progress{}, false},
+		{event(instance.EventDone, "f"), api.Progress{Step: "fork", Done: 1, Total: 2}, true},
+		{event(instance.EventDone, "g"), api.Progress{Step: "fork", Done: 2, Total: 2}, true},
+	} {
+		if p, ok := report(test.event); ok != test.ok || ok && p != test.want {
 			t.Errorf("%d: %+v %v", i, p, ok)
 		}
-	}
-	if _, ok := progress(instance.Event{Kind: instance.EventDone, Operation: instance.OpStop}); ok {
-		t.Error("a stop counts as a fork")
 	}
 }
 

@@ -11,9 +11,16 @@ import (
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/failpoint"
+	"github.com/faultline-vm/faultline/internal/tap"
 	"github.com/faultline-vm/faultline/memimage/stage"
+	"github.com/faultline-vm/faultline/pager/fleet"
 	"github.com/faultline-vm/faultline/pager/supervisor"
 )
+
+// FailpointsEnv is the environment variable that holds the failpoints of a daemon. It
+// is not failpoint.Env, which a pager that the daemon starts finds too: that has
+// other points.
+const FailpointsEnv = "FAULTLINE_DAEMON_FAILPOINTS"
 
 // Configure finds the programs that the configuration leaves open, and returns what
 // [Run] needs.
@@ -31,11 +38,17 @@ func Configure(ctx context.Context, c config.Config, version string, log *slog.L
 	}
 	out := Config{
 		Instances: c.Instance(), Why: choice.Why, Version: version, Log: log,
-		Socket: c.SocketPath(), Group: c.API.SocketGroup,
+		Socket: c.SocketPath(), Group: c.API.SocketGroup, Loaded: c,
 	}
 	out.Instances.Hypervisor, out.Instances.Logger = firecracker.New(hypervisor), log
-	if out.Instances.Failpoints, err = failpoint.Parse(os.Getenv(failpoint.Env), instance.Failpoints()...); err != nil {
-		return Config{}, fmt.Errorf("%s: %w", failpoint.Env, err)
+	if out.Instances.Failpoints, err = failpoint.Parse(os.Getenv(FailpointsEnv), instance.Failpoints()...); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", FailpointsEnv, err)
+	}
+	// The simulator opens no taps.
+	if c.Network.TapTemplate != "" && choice.Binary.Name == firecracker.Real {
+		if out.Instances.Taps, err = tap.New("faultline " + c.DataDir); err != nil {
+			return Config{}, fmt.Errorf("data_dir: %w", err)
+		}
 	}
 	if c.Capture.StageBudget > 0 {
 		out.Stages = &stage.Config{
@@ -46,25 +59,19 @@ func Configure(ctx context.Context, c config.Config, version string, log *slog.L
 	return out, err
 }
 
-// pagers returns what finds or starts the pager. That there is no program is an
+// pagers returns what finds or starts the pager of a version. That there is no program is an
 // error only when a pager is needed, unless one was configured.
-func pagers(c config.Config, log *slog.Logger) (func(context.Context) (instance.Pager, error), error) {
+func pagers(c config.Config, log *slog.Logger) (func(ctx context.Context, version string) (instance.Pager, error), error) {
 	if c.Pager.Binary != "" {
 		if _, err := os.Stat(c.Pager.Binary); err != nil {
 			return nil, fmt.Errorf("configured pager: %w", err)
 		}
 	}
-	return func(ctx context.Context) (instance.Pager, error) {
-		binary, err := supervisor.FindBinary(c.Pager.Binary)
-		if err != nil {
-			return nil, err
-		}
-		return supervisor.Supervise(ctx, supervisor.Config{
-			Options: supervisor.Options{
-				Binary: binary, DataDir: c.DataDir, CacheMaxBytes: uint64(c.Hypervisor.FirecrackerUffdCacheMaxBytes),
-			},
-			Manager: supervisor.Manager(strings.TrimPrefix(c.Pager.Manager, "auto")),
-			Logger:  log,
-		})
-	}, nil
+	return instance.Supervised(supervisor.Config{
+		Options: supervisor.Options{DataDir: c.DataDir, CacheMaxBytes: uint64(c.Hypervisor.FirecrackerUffdCacheMaxBytes)},
+		Manager: supervisor.Manager(strings.TrimPrefix(c.Pager.Manager, "auto")),
+		Logger:  log,
+	}, func(ctx context.Context, version string) (string, error) {
+		return fleet.Program(ctx, c.Pager.Binary, version)
+	}), nil
 }

@@ -5,10 +5,12 @@
 //	opening ──▶ serving ──signal──▶ ending ──▶ ended
 //	   └───────────────any failure──────────────┘
 //
+// While it serves it reads its configuration again when it is asked to, see reload.
 // While it ends, nothing new is accepted, streams end at once, and operations under
 // way get [endTime]. What is not done by then is undone.
 //
-// The package owns the socket, and holds no locks. A second daemon on the directory
+// The package owns the socket. Its one lock, the reloader's, is held for the reading
+// of a file. A second daemon on the directory
 // is refused by the manager before the socket is touched.
 package daemon
 
@@ -19,11 +21,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/faultline-vm/faultline/api/server"
+	"github.com/faultline-vm/faultline/config"
 	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/sdnotify"
 	"github.com/faultline-vm/faultline/memimage/stage"
 )
 
@@ -49,6 +54,15 @@ type Config struct {
 	Group string
 	// Version is that of the program.
 	Version string
+	// Loaded is the configuration that all this was made of, and Reload reads it
+	// again; without one a reload changes nothing.
+	Loaded config.Config
+	Reload func() (config.Config, error)
+	// Hangups gets a value when the configuration is to be read again. May be nil.
+	Hangups <-chan os.Signal
+	// Notify tells the service manager that the daemon is ready, and that it ends.
+	// Nil where there is none.
+	Notify *sdnotify.Notifier
 	// Log receives what the daemon does. Required.
 	Log *slog.Logger
 	// Ready, if not nil, is called when requests are answered.
@@ -81,7 +95,8 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Unlink(cfg.Socket)) }()
-	api := server.New(server.Config{Manager: manager, Version: cfg.Version, Why: cfg.Why, Subscribe: func() (<-chan instance.Event, func()) {
+	reloads := &reloader{manager: manager, load: cfg.Reload, current: cfg.Loaded}
+	api := server.New(server.Config{Manager: manager, Version: cfg.Version, Why: cfg.Why, Reload: reloads.reload, Subscribe: func() (<-chan instance.Event, func()) {
 		events := manager.Subscribe()
 		return events.C, events.Close
 	}})
@@ -96,16 +111,30 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(listener) }()
 	cfg.Log.Info("daemon ready", "version", cfg.Version, "socket", cfg.Socket, "data_dir", cfg.Instances.DataDir, "hypervisor", cfg.Why)
+	tell(cfg.Log, cfg.Notify.Ready())
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
-	select {
-	case err := <-served:
-		return fmt.Errorf("API: %w", err)
-	case <-ctx.Done():
+	for serving := true; serving; {
+		select {
+		case err := <-served:
+			return fmt.Errorf("API: %w", err)
+		case <-cfg.Hangups:
+			reloads.log(cfg.Log)
+		case <-ctx.Done():
+			serving = false
+		}
 	}
+	tell(cfg.Log, cfg.Notify.Stopping())
 	cfg.Log.Info("ending: operations under way are finished, microVMs live on")
 	return end(web, undo, cfg.Log)
+}
+
+// tell logs that the service manager could not be told: it asks again by other means.
+func tell(log *slog.Logger, err error) {
+	if err != nil {
+		log.Warn("the service manager does not know", "error", err)
+	}
 }
 
 // end lets requests in progress finish, and undoes those that do not.

@@ -1,4 +1,4 @@
-package daemon
+package daemon_test
 
 import (
 	"bytes"
@@ -6,55 +6,36 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/faultline-vm/faultline/api"
 	"github.com/faultline-vm/faultline/api/client"
-	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/config"
 	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/daemon"
+	"github.com/faultline-vm/faultline/internal/daemon/daemontest"
+	"github.com/faultline-vm/faultline/internal/sdnotify"
 )
 
-// idle is a hypervisor that nobody asks to run anything.
-type idle struct{ hypervisor.Hypervisor }
-
-func (idle) Describe() hypervisor.Description {
-	return hypervisor.Description{Name: "fcsim", Version: "v1.16.1"}
-}
-
-func testConfig(t *testing.T) Config {
+// start runs a daemon and returns a client, and what ends it.
+func start(t *testing.T, cfg daemon.Config) (c *client.Client, end func() error) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return Config{
-		Instances: instance.Config{DataDir: filepath.Join(dir, "data"), Hypervisor: idle{}},
-		Why:       "a test wants it", Version: "v1", Log: slog.New(slog.DiscardHandler),
-	}
-}
-
-// start runs a daemon, waits until it is ready, and returns what ends it.
-func start(t *testing.T, cfg Config) (c *client.Client, end func() error) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	cfg.Ready = func() { close(ready) }
-	go func() { done <- Run(ctx, cfg) }()
-	select {
-	case <-ready:
-	case err := <-done:
-		t.Fatalf("the daemon ended: %v", err)
-	}
-	c = client.New(filepath.Join(cfg.Instances.DataDir, SocketName))
+	end = daemontest.Start(t, cfg)
+	c = client.New(filepath.Join(cfg.Instances.DataDir, daemon.SocketName))
 	t.Cleanup(c.Close)
-	return c, func() error { cancel(); return <-done }
+	return c, end
 }
 
 func TestRun(t *testing.T) {
-	cfg := testConfig(t)
+	cfg := daemontest.Config(t)
 	c, end := start(t, cfg)
 	health, err := c.Health(t.Context())
 	if err != nil || health.Status != "ok" || health.PID != os.Getpid() {
@@ -67,7 +48,7 @@ func TestRun(t *testing.T) {
 	// A second one is refused, and the first does not notice.
 	second := cfg
 	second.Ready = func() { t.Error("a second daemon serves the same directory") }
-	if err := Run(t.Context(), second); err == nil || !strings.Contains(err.Error(), cfg.Instances.DataDir) {
+	if err := daemon.Run(t.Context(), second); err == nil || !strings.Contains(err.Error(), cfg.Instances.DataDir) {
 		t.Errorf("a second daemon: %v", err)
 	}
 	if _, err := c.Health(t.Context()); err != nil {
@@ -76,7 +57,7 @@ func TestRun(t *testing.T) {
 	if err := end(); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Lstat(filepath.Join(cfg.Instances.DataDir, SocketName)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(cfg.Instances.DataDir, daemon.SocketName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket after the end: %v", err)
 	}
 	if _, err := c.Health(t.Context()); !errors.Is(err, client.ErrNoDaemon) {
@@ -91,7 +72,7 @@ func TestRun(t *testing.T) {
 
 // Streams do not keep the daemon from ending.
 func TestEndWithStreams(t *testing.T) {
-	cfg := testConfig(t)
+	cfg := daemontest.Config(t)
 	var log bytes.Buffer
 	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	c, end := start(t, cfg)
@@ -112,9 +93,9 @@ func TestEndWithStreams(t *testing.T) {
 }
 
 func TestRunFails(t *testing.T) {
-	cfg := testConfig(t)
+	cfg := daemontest.Config(t)
 	cfg.Group = "no-such-group-here"
-	if err := Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), cfg.Group) {
+	if err := daemon.Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), cfg.Group) {
 		t.Errorf("an unknown group: %v", err)
 	}
 	// The failure let go of the directory.
@@ -122,5 +103,78 @@ func TestRunFails(t *testing.T) {
 	_, end := start(t, cfg)
 	if err := end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A reload takes the backend over and says which other keys wait for a restart; one
+// with a fault takes nothing over.
+func TestReload(t *testing.T) {
+	cfg := daemontest.Config(t)
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const backend = "hypervisor:\n  firecracker_snapshot_memory_backend: "
+	write(backend + "file\n")
+	cfg.Reload = func() (config.Config, error) { return config.Load(file, nil) }
+	var err error
+	if cfg.Loaded, err = cfg.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	hangups := make(chan os.Signal)
+	cfg.Hangups = hangups
+	c, end := start(t, cfg)
+	reload := func(want api.Reloaded) {
+		t.Helper()
+		got, err := c.Reload(t.Context())
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%v: %s", err, diff)
+		}
+	}
+	reload(api.Reloaded{Applied: []string{}, Restart: []string{}})
+	write(backend + "uffd\n  prefer: fcsim\npager:\n  manager: child\n")
+	reload(api.Reloaded{Applied: []string{config.BackendKey}, Restart: []string{"hypervisor.prefer", "pager.manager"}})
+	reload(api.Reloaded{Applied: []string{}, Restart: []string{"hypervisor.prefer", "pager.manager"}})
+	write(backend + "tape\nnobody: 1\n")
+	if _, err := c.Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "tape") || !strings.Contains(err.Error(), "line 3: nobody") {
+		t.Errorf("a configuration with two faults: %v", err)
+	}
+	write(backend + "auto\n")
+	hangups <- syscall.SIGHUP
+	hangups <- syscall.SIGHUP // taken when the first was served
+	reload(api.Reloaded{Applied: []string{}, Restart: []string{}})
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The service manager hears that the daemon serves, and that it ends.
+func TestNotify(t *testing.T) {
+	cfg := daemontest.Config(t)
+	path := filepath.Join(filepath.Dir(cfg.Instances.DataDir), "notify")
+	service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	if cfg.Notify, err = sdnotify.New(func(string) string { return path }); err != nil {
+		t.Fatal(err)
+	}
+	_, end := start(t, cfg)
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	if err := service.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"READY=1", "STOPPING=1"} {
+		message := make([]byte, 100)
+		n, err := service.Read(message)
+		if err != nil || string(message[:n]) != want {
+			t.Errorf("%q, %v, want %s", message[:n], err, want)
+		}
 	}
 }
