@@ -9,17 +9,17 @@ import (
 
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/hypervisor"
-	"github.com/faultline-vm/faultline/internal/demo"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
 // captureFirstPark measures the first park of a fork against the copy that a fork
 // which owned no image would have to make.
 func (r *run) captureFirstPark() (out Case, err error) {
 	out = limited("first_park_vs_copy", "ratio", 0.1)
-	binary, err := demo.FindPager(r.PagerBinary)
+	binary, err := supervisor.FindBinary(r.PagerBinary)
 	if err != nil {
 		return out.skip(err), err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/demo"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -29,7 +30,7 @@ func (r *run) pagerMemory(binary string) (Case, error) {
 	var seen memoryWatch
 	result, err := demo.Run(r.ctx, demo.Config{
 		Forks: r.forks, Parallel: r.forks, Memory: r.memory, WorkingSet: r.workingSet,
-		Hypervisor: "fcsim", Backend: demo.Uffd, DataDir: r.dir,
+		Hypervisor: "fcsim", Backend: instance.Uffd, DataDir: r.dir,
 		PagerBinary: binary, SimulatorBinary: r.SimulatorBinary,
 		WatchPager: seen.run, Progress: r.Progress,
 	})

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/guest/linux"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/demo"
 )
 
@@ -39,7 +40,7 @@ func (c demoCommand) Run(ctx context.Context, s streams) error {
 	result, err := demo.Run(ctx, demo.Config{
 		Forks: c.Forks, Parallel: c.Parallel,
 		Memory: uint64(c.Mem), WorkingSet: uint64(c.WorkingSet),
-		Hypervisor: c.Hypervisor, Backend: demo.Backend(c.Backend), HugePages: c.HugePages,
+		Hypervisor: c.Hypervisor, Backend: instance.Backend(c.Backend), HugePages: c.HugePages,
 		DataDir: c.DataDir, Keep: c.Keep, KillPager: kills,
 		Linux:    linux.Guest{Kernel: c.Kernel, Initrd: c.Initrd, BootArgs: c.BootArgs},
 		Progress: s.err,
@@ -56,7 +57,8 @@ func (c demoCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if !result.OK() {
-		return fmt.Errorf("%d of %d forks failed, %d pages were wrong", len(result.Failures), result.Forks, result.PagesMismatched)
+		return fmt.Errorf("%d of %d forks failed, %d pages were wrong, the pager died %d times by itself",
+			len(result.Failures), result.Forks, result.PagesMismatched, result.PagerDeaths)
 	}
 	return nil
 }

@@ -13,7 +13,8 @@ import (
 )
 
 // sabotaged returns a directory of programs in which fcsim does something else
-// before it becomes itself: script, when it runs in a fork's directory.
+// before it becomes itself: script, when it runs in the directory of a fork, whose
+// name is $fork.
 func sabotaged(t *testing.T, script string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -22,20 +23,26 @@ func sabotaged(t *testing.T, script string) string {
 			t.Fatal(err)
 		}
 	}
-	text := fmt.Sprintf("#!/bin/sh\ncase $PWD in */fork-*)\n%s\n;; esac\nexec %s \"$@\"\n",
-		script, filepath.Join(binaries, "fcsim"))
+	text := fmt.Sprintf(`#!/bin/sh
+fork=$(sed -n 's/^  "name": "\(fork-[0-9]*\)",$/\1/p' instance.json 2>/dev/null)
+if [ -n "$fork" ]; then
+%s
+fi
+exec %s "$@"
+`, script, filepath.Join(binaries, "fcsim"))
 	if err := os.WriteFile(filepath.Join(dir, "fcsim"), []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-const layer = "../source/captures/1/layers/*.mem"
+// layer is the layer that all forks have, by a name of the fork's own.
+const layer = "captures/*/layers/*.mem"
 
 func TestDemoFailsWhenAForkDies(t *testing.T) {
 	for _, backend := range []string{"file", "uffd"} {
 		t.Run(backend, func(t *testing.T) {
-			bin := sabotaged(t, `case $PWD in */fork-003) echo out of luck >&2; exit 3;; esac`)
+			bin := sabotaged(t, `case $fork in fork-003) echo out of luck >&2; exit 3;; esac`)
 			r := demo(t, bin, nil, "--hypervisor", "fcsim", "--backend", backend, "--json")
 			var got result
 			decode(t, r, &got)
@@ -45,6 +52,25 @@ func TestDemoFailsWhenAForkDies(t *testing.T) {
 			}
 			if want := uint64(2 * (testForks - 1) * testPages); got.PagesVerified != want {
 				t.Errorf("the others verified %d pages, want %d", got.PagesVerified, want)
+			}
+		})
+	}
+}
+
+func TestDemoLosesAVM(t *testing.T) {
+	// The fork is restored, answers and is killed before its siblings are there.
+	bin := sabotaged(t, `case $fork in fork-001) (while kill -0 $$; do grep -q pong console.log && kill -9 $$; done) & ;; esac`)
+	for _, backend := range []string{"file", "uffd"} {
+		t.Run(backend, func(t *testing.T) {
+			r := demo(t, bin, nil, "--hypervisor", "fcsim", "--backend", backend, "--parallel", "1", "--json")
+			var got struct {
+				VMsLost  int `json:"vms_lost"`
+				Failures []string
+			}
+			decode(t, r, &got)
+			if r.code == 0 || got.VMsLost != 1 || len(got.Failures) != 1 || !strings.HasPrefix(got.Failures[0], "fork-001: ") ||
+				!strings.Contains(got.Failures[0], "the VMM ended: killed") {
+				t.Errorf("the death of a fork that ran gave %v", r)
 			}
 		})
 	}
@@ -80,7 +106,7 @@ func TestDemoFailsWhenTheImageIsTruncated(t *testing.T) {
 				t.Errorf("an empty layer gave %v", r)
 			}
 			// The fork that did it had its session by then.
-			if backend == "uffd" && !strings.Contains(strings.Join(got.Failures, "\n"), "the pager ended its session") {
+			if backend == "uffd" && !strings.Contains(strings.Join(got.Failures, "\n"), "the pager gave the session up") {
 				t.Errorf("no failure gives the pager's reason: %q", got.Failures)
 			}
 		})
@@ -102,7 +128,7 @@ func TestDemoWithoutPager(t *testing.T) {
 
 func TestDemoTimeout(t *testing.T) {
 	// This fork never listens.
-	bin := sabotaged(t, `case $PWD in */fork-002) exec sleep 1000;; esac`)
+	bin := sabotaged(t, `case $fork in fork-002) exec sleep 1000;; esac`)
 	r := demo(t, bin, nil, "--hypervisor", "fcsim", "--timeout", "3s")
 	if r.code != 1 || r.stdout != "" || !strings.Contains(r.stderr, "fork-002") || !strings.Contains(r.stderr, "not done after 3s") {
 		t.Errorf("a fork that hangs gave %v", r)
@@ -113,6 +139,7 @@ func TestDemoInterrupted(t *testing.T) {
 	// dataDir checks that nothing is left.
 	cmd := exec.CommandContext(t.Context(), filepath.Join(binaries, "faultline"), "demo", "--data-dir", dataDir(t),
 		"--hypervisor", "fcsim", "--forks", "20", "--parallel", "2", "--working-set", "32MiB")
+	cmd.Env = environment()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

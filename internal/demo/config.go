@@ -11,18 +11,8 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/guest/linux"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/pager/client"
-)
-
-// Backend says where the forks' memory comes from.
-type Backend string
-
-// The backends.
-const (
-	// File maps the image's one layer into every fork.
-	File Backend = "file"
-	// Uffd serves every fork's page faults from one pager.
-	Uffd Backend = "uffd"
 )
 
 const mebibyte = 1 << 20
@@ -42,8 +32,8 @@ type Config struct {
 	WorkingSet uint64
 	// Hypervisor is auto, firecracker or fcsim.
 	Hypervisor string
-	// Backend is where the forks' memory comes from.
-	Backend Backend
+	// Backend is where the forks' memory comes from, instance.File or instance.Uffd.
+	Backend instance.Backend
 	// HugePages backs the guest with 2 MiB pages from the host's pool.
 	HugePages bool
 	// DataDir is where to put the data directory; empty means the system's
@@ -88,14 +78,14 @@ func (c Config) validate() error {
 		fail("an initial RAM disk or boot arguments and no kernel: name the kernel too")
 	}
 	switch c.Backend {
-	case File, Uffd:
+	case instance.File, instance.Uffd:
 	default:
-		fail("backend %q: use %s or %s", c.Backend, File, Uffd)
+		fail("backend %q: use %s or %s", c.Backend, instance.File, instance.Uffd)
 	}
-	if c.KillPager < 0 || c.KillPager > 0 && c.Backend == File {
+	if c.KillPager < 0 || c.KillPager > 0 && c.Backend == instance.File {
 		fail("killing the pager %d times: use 0 or more, and the backend uffd", c.KillPager)
 	}
-	if c.HugePages && c.Backend == File {
+	if c.HugePages && c.Backend == instance.File {
 		fail("2 MiB pages can only be restored through the pager: use the backend uffd")
 	}
 	return errors.Join(errs...)

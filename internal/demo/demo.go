@@ -1,17 +1,20 @@
 // Package demo proves on this host what Faultline promises: it boots a guest,
-// captures it once, restores many forks of the capture at the same time, and has
-// every fork check every page of its memory, write its own and check again.
+// makes a snapshot of it, restores many forks of the snapshot at the same time, and
+// has every fork check every page of its memory, write its own and check again.
 //
 // # What it runs
 //
-//	source VMM ──capture──▶ sealed memory image + VM state
+//	source ──snapshot──▶ sealed memory image + VM state
 //	                              │
 //	        pager process ◀───────┤ one session per fork, one identity page each
 //	              │               │
-//	              └──pages──▶ fork VMMs, each in a directory of its own
+//	              └──pages──▶ forks, each in a directory of its own
 //
-// With the File backend there is no pager: each fork maps a hard link of the
-// image's one layer. Its forks cannot be told apart by an identity page.
+// It asks an [instance.Manager] of its own for all of that, as a user asks the
+// daemon's; what it does itself is to talk to the guests, to measure, and to kill
+// the pager where that is wished. With the backend File there is no pager: each fork
+// maps a hard link of the image's one layer. Its forks cannot be told apart by an
+// identity page.
 //
 // # Phases
 //
@@ -23,9 +26,9 @@
 // # Ownership
 //
 // [Run] owns every process, socket and file that it makes and ends or removes
-// them before it returns, also when its context ends. Everything lies below one
-// data directory in the layout of the project. The only lock is that of the
-// progress display, a leaf.
+// them before it returns, also when its context ends. Unlike a daemon's, its VMMs
+// die with the process. Everything lies below one data directory. The locks are
+// those of the progress display and of the killer of the pager, both leaves.
 package demo
 
 import (
@@ -39,6 +42,7 @@ import (
 
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/instance"
 )
 
 // cleanupTime bounds the work that is done after the context has ended.
@@ -61,7 +65,6 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 	d := &demo{cfg: cfg, progress: newProgress(cfg.Progress)}
 	defer d.progress.close()
 	d.progress.say("hypervisor: %s", choice.Why)
-	d.hv = firecracker.New(firecracker.Config{Binary: choice.Binary, DieWithParent: true})
 	if d.guest, err = d.cfg.program(choice.Binary); err != nil {
 		return nil, err
 	}
@@ -75,16 +78,11 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-
-	c, err := d.capture(ctx)
-	if err != nil {
+	hv := firecracker.New(firecracker.Config{Binary: choice.Binary, DieWithParent: true})
+	if result, err = d.manage(ctx, hv); err != nil {
 		return nil, err
 	}
-	result, err = d.runForks(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	result.describe(d.cfg, d.guest.name(), d.hv.Describe(), choice.Why)
+	result.describe(d.cfg, d.guest.name(), hv.Describe(), choice.Why)
 	result.Seconds = time.Since(began).Seconds()
 	return result, nil
 }
@@ -92,12 +90,39 @@ func Run(ctx context.Context, cfg Config) (result *Result, err error) {
 // demo is one run.
 type demo struct {
 	cfg      Config
-	hv       hypervisor.Hypervisor
 	guest    program
 	dir      string // the data directory, absolute
 	progress *progress
-	killer   *killer      // of the pager, or nil
-	repeated atomic.Int64 // loads that were begun again because the pager died
+	pager    *pager // nil with the backend File
+	manager  *instance.Manager
+	// identified tells that every fork finds an identity page.
+	identified bool
+	repeated   atomic.Int64 // restores that were begun again because the pager died
+}
+
+// manage does the demonstration with a pager and a manager of its own.
+func (d *demo) manage(ctx context.Context, hv hypervisor.Hypervisor) (result *Result, err error) {
+	cfg := instance.Config{
+		DataDir: d.dir, Hypervisor: hv, Backend: d.cfg.Backend, MaxConcurrentRestores: d.cfg.Parallel,
+	}
+	if d.cfg.Backend == instance.Uffd {
+		if d.pager, err = startPager(ctx, d.cfg, d.dir); err != nil {
+			return nil, fmt.Errorf("start the pager: %w", err)
+		}
+		defer func() { err = errors.Join(err, d.pager.stop(ctx)) }()
+		// It runs already, so that its start is no part of the first fork's restore. There is
+		// one version only.
+		cfg.Pager = func(context.Context, string) (instance.Pager, error) { return d.pager.Supervisor, nil }
+	}
+	if d.manager, err = instance.Open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, d.manager.Close()) }()
+	defer func() { err = errors.Join(err, d.endAll(ctx)) }()
+	if err := d.makeSource(ctx); err != nil {
+		return nil, err
+	}
+	return d.runForks(ctx)
 }
 
 // makeDataDir makes the data directory and returns what removes it.
@@ -111,7 +136,7 @@ func (d *demo) makeDataDir() (remove func() error, err error) {
 		}
 	}
 	// A directory of our own inside: what was there before stays.
-	if d.dir, err = os.MkdirTemp(d.dir, "faultline-demo-"); err != nil {
+	if d.dir, err = os.MkdirTemp(d.dir, "fl-demo-"); err != nil {
 		return nil, fmt.Errorf("make data directory: %w; choose another with --data-dir", err)
 	}
 	if d.cfg.Keep {
@@ -124,20 +149,4 @@ func (d *demo) makeDataDir() (remove func() error, err error) {
 		}
 		return nil
 	}, nil
-}
-
-// instanceDir makes the directory of an instance.
-func (d *demo) instanceDir(id string) (string, error) {
-	dir := filepath.Join(d.dir, "instances", id)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make instance directory: %w", err)
-	}
-	return dir, nil
-}
-
-// kill ends a VMM, also when the context of the run has ended.
-func kill(ctx context.Context, vmm hypervisor.VMM) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
-	defer cancel()
-	return vmm.Kill(ctx)
 }

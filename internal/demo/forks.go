@@ -7,59 +7,48 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/faultline-vm/faultline/pager/client"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
 // runForks restores all forks, has them verify, measures and ends them.
-func (d *demo) runForks(ctx context.Context, c captured) (result *Result, err error) {
-	pager, stop, err := d.startPager(ctx)
-	if err != nil {
-		return nil, err
+func (d *demo) runForks(ctx context.Context) (result *Result, err error) {
+	if d.cfg.KillPager > 0 {
+		d.pager.startKilling(ctx)
 	}
-	defer func() { err = errors.Join(err, stop()) }()
+	// Whatever fails, nobody is killed or watched while everything is ended.
+	defer func() { err = errors.Join(err, d.pager.stopKilling(ctx)) }()
+	defer d.pager.watch(ctx, d.cfg.WatchPager)()
 
 	forks := make([]*fork, d.cfg.Forks)
 	for i := range forks {
-		forks[i] = newFork(uint64(i) + 1)
+		forks[i] = newFork(i + 1)
 	}
-	ended := false
-	end := func() error {
-		if ended {
-			return nil
-		}
-		ended = true
-		return d.endAll(ctx, forks, pager)
-	}
-	defer func() { err = errors.Join(err, end()) }()
+	defer func() { err = errors.Join(err, endTalks(forks)) }()
 
-	d.each(ctx, "restored", forks, pager, func(f *fork) error { return d.restore(ctx, f, c, pager) })
-	d.each(ctx, "verified", forks, pager, func(f *fork) error { return d.verify(ctx, f) })
-	if d.killer != nil {
-		d.sufferKills(ctx, forks, pager)
-		if err := d.killer.end(ctx, pager); err != nil {
+	d.each(ctx, "restored", forks, func(f *fork) error { return d.restore(ctx, f) })
+	d.each(ctx, "verified", forks, func(f *fork) error { return d.verify(ctx, f) })
+	if d.cfg.KillPager > 0 {
+		d.sufferKills(ctx, forks)
+		if err := d.pager.stopKilling(ctx); err != nil {
 			return nil, err
 		}
 	}
-	d.each(ctx, "", forks, pager, d.measure)
+	d.each(ctx, "", forks, d.measure)
 	if ctx.Err() != nil {
 		return nil, interrupted(ctx, forks)
 	}
 	var stats control.PagerStats
-	if pager != nil {
-		if stats, err = pager.Stats(ctx); err != nil {
+	if d.pager != nil {
+		if stats, err = d.pager.Stats(ctx); err != nil {
 			return nil, err
 		}
-	}
-	// A VMM or session that does not end is a failure of the demonstration too.
-	if err := end(); err != nil {
-		return nil, err
 	}
 	return d.summarize(forks, stats), nil
 }
 
 // each does one step of every fork that has not failed, some at the same time.
-func (d *demo) each(ctx context.Context, step string, forks []*fork, pager *client.Client, do func(*fork) error) {
+func (d *demo) each(ctx context.Context, step string, forks []*fork, do func(*fork) error) {
 	var todo []*fork
 	for _, f := range forks {
 		if f.err == nil {
@@ -73,12 +62,11 @@ func (d *demo) each(ctx context.Context, step string, forks []*fork, pager *clie
 			return
 		}
 		f.err = do(f)
-		f.explain(ctx, pager)
 		switch {
 		case ctx.Err() != nil:
 			// One message about that is enough.
 		case f.err != nil:
-			d.progress.say("%s: %v", f.id, f.err)
+			d.progress.say("%s: %v", f.name, f.err)
 		case step != "":
 			d.progress.count(step, int(done.Add(1)), len(forks))
 		}
@@ -96,19 +84,33 @@ func interrupted(ctx context.Context, forks []*fork) error {
 		switch {
 		case f.err == nil || errors.Is(f.err, errNotBegun):
 		case errors.Is(f.err, cause):
-			return fmt.Errorf("%s: %w", f.id, f.err)
+			return fmt.Errorf("%s: %w", f.name, f.err)
 		default:
-			return fmt.Errorf("%w (%s: %w)", cause, f.id, f.err)
+			return fmt.Errorf("%w (%s: %w)", cause, f.name, f.err)
 		}
 	}
 	return cause
 }
 
-func (d *demo) endAll(ctx context.Context, forks []*fork, pager *client.Client) error {
+func endTalks(forks []*fork) error {
+	var errs []error
+	for _, f := range forks {
+		if f.talk != nil {
+			errs = append(errs, f.talk.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endAll deletes whatever instance there is, also when the context of the run has
+// ended.
+func (d *demo) endAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
 	var mu sync.Mutex
 	var errs []error
-	inParallel(d.cfg.Parallel, forks, func(f *fork) {
-		if err := d.end(ctx, f, pager); err != nil {
+	inParallel(d.cfg.Parallel, d.manager.List(), func(i instance.Instance) {
+		if err := d.manager.Delete(ctx, i.ID); err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)
@@ -117,15 +119,15 @@ func (d *demo) endAll(ctx context.Context, forks []*fork, pager *client.Client) 
 	return errors.Join(errs...)
 }
 
-// inParallel calls do for every fork, at most limit calls at the same time.
-func inParallel(limit int, forks []*fork, do func(*fork)) {
+// inParallel calls do for every item, at most limit calls at the same time.
+func inParallel[T any](limit int, items []T, do func(T)) {
 	var group sync.WaitGroup
 	slots := make(chan struct{}, limit)
-	for _, f := range forks {
+	for _, item := range items {
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			do(f)
+			do(item)
 		})
 	}
 	group.Wait()
@@ -140,7 +142,7 @@ func sameSeeds(forks []*fork) {
 			continue
 		}
 		if other := owner[f.verdict.seed]; other != nil {
-			f.err = fmt.Errorf("it wrote the same pages as %s: both drew seed %#x", other.id, f.verdict.seed)
+			f.err = fmt.Errorf("it wrote the same pages as %s: both drew seed %#x", other.name, f.verdict.seed)
 		}
 		owner[f.verdict.seed] = f
 	}

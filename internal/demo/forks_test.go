@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
 func valid() Config {
-	return Config{Forks: 1, Parallel: 1, Memory: 64 * mebibyte, WorkingSet: mebibyte, Backend: Uffd}
+	return Config{Forks: 1, Parallel: 1, Memory: 64 * mebibyte, WorkingSet: mebibyte, Backend: instance.Uffd}
 }
 
 func TestConfigValidate(t *testing.T) {
@@ -33,7 +34,7 @@ func TestConfigValidate(t *testing.T) {
 		"half a page":        {func(c *Config) { c.WorkingSet = 2048 }, "whole pages"},
 		"unknown backend":    {func(c *Config) { c.Backend = "tape" }, `"tape"`},
 		"initrd alone":       {func(c *Config) { c.Linux.Initrd = "initrd" }, "name the kernel too"},
-		"huge pages of file": {func(c *Config) { c.Backend, c.HugePages = File, true }, "uffd"},
+		"huge pages of file": {func(c *Config) { c.Backend, c.HugePages = instance.File, true }, "uffd"},
 	}
 	for name, test := range tests {
 		c := valid()
@@ -100,24 +101,24 @@ func TestEach(t *testing.T) {
 	d := &demo{cfg: valid(), progress: newProgress(&bytes.Buffer{})}
 	forks := []*fork{newFork(1), newFork(2), newFork(3)}
 	broken := errors.New("broken")
-	d.each(t.Context(), "", forks, nil, func(f *fork) error {
-		if f.number == 2 {
+	d.each(t.Context(), "", forks, func(f *fork) error {
+		if f.name == "fork-002" {
 			return broken
 		}
 		return nil
 	})
-	var went []uint64
-	d.each(t.Context(), "", forks, nil, func(f *fork) error {
-		went = append(went, f.number)
+	var went []string
+	d.each(t.Context(), "", forks, func(f *fork) error {
+		went = append(went, f.name)
 		return nil
 	})
-	if len(went) != 2 || went[0] != 1 || went[1] != 3 || forks[1].err != broken {
-		t.Errorf("after fork 2 failed with %v, forks %v went on", forks[1].err, went)
+	if len(went) != 2 || went[0] != "fork-001" || went[1] != "fork-003" || forks[1].err != broken {
+		t.Errorf("after fork 2 failed with %v, forks %q went on", forks[1].err, went)
 	}
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(broken)
-	d.each(ctx, "", forks[:1], nil, func(*fork) error {
+	d.each(ctx, "", forks[:1], func(*fork) error {
 		t.Error("a step was begun after the context had ended")
 		return nil
 	})
@@ -156,6 +157,9 @@ func TestSummarize(t *testing.T) {
 	}
 	if (&Result{}).OK() {
 		t.Error("nothing verified is not OK")
+	}
+	if (&Result{PagesVerified: 1, PagerDeaths: 1}).OK() {
+		t.Error("a pager that dies by itself is not OK")
 	}
 }
 

@@ -11,29 +11,28 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/guest/linux"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/talk"
 )
 
-// scripted is a VMM whose guest answers from a script. Methods that the demo
-// does not need in these tests are those of the nil interface.
+// scripted is a microVM whose guest answers from a script.
 type scripted struct {
-	hypervisor.VMM
 	console string
 	exited  chan struct{}
 	answer  func(command byte) []guest.Report
 }
 
-func newScripted(t *testing.T, answer func(byte) []guest.Report) *conversation {
+func newScripted(t *testing.T, answer func(byte) []guest.Report) (*scripted, *talk.Talk) {
 	t.Helper()
 	s := &scripted{console: filepath.Join(t.TempDir(), "console.log"), exited: make(chan struct{}), answer: answer}
 	if err := os.WriteFile(s.console, []byte("something from the firmware\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	talk, err := converse(s)
+	conversation, err := talk.Open(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { talk.close() })
-	return talk
+	t.Cleanup(func() { conversation.Close() })
+	return s, conversation
 }
 
 func (s *scripted) Console(int64) (*hypervisor.Console, error) {
@@ -91,7 +90,7 @@ func healthy(change func(*guest.Report)) func(byte) []guest.Report {
 }
 
 func TestVerify(t *testing.T) {
-	talk := newScripted(t, healthy(func(*guest.Report) {}))
+	_, talk := newScripted(t, healthy(func(*guest.Report) {}))
 	ctx := t.Context()
 	if err := testGuest().answer(ctx, talk); err != nil {
 		t.Fatal(err)
@@ -103,7 +102,7 @@ func TestVerify(t *testing.T) {
 }
 
 func TestVerifyCountsWrongPages(t *testing.T) {
-	talk := newScripted(t, healthy(func(r *guest.Report) {
+	_, talk := newScripted(t, healthy(func(r *guest.Report) {
 		if r.Kind == guest.Check && r.Pass == 5 {
 			r.Bad, r.First = 3, 42
 		}
@@ -144,7 +143,8 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := testGuest().verify(t.Context(), newScripted(t, test.answer))
+			_, talk := newScripted(t, test.answer)
+			_, err := testGuest().verify(t.Context(), talk)
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("error %v does not say %q", err, test.says)
 			}
@@ -154,10 +154,9 @@ func TestVerifyRefuses(t *testing.T) {
 
 func TestBootedRefusesAWrongSource(t *testing.T) {
 	answer := healthy(func(r *guest.Report) { r.Bad, r.First = 1, 3 })
-	talk := newScripted(t, answer)
-	console := talk.vmm.(*scripted).console
+	s, talk := newScripted(t, answer)
 	ready := guest.Report{Kind: guest.Ready, Pages: testPages, First: guest.NoPage}
-	if err := os.WriteFile(console, []byte(ready.String()+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(s.console, []byte(ready.String()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err := testGuest().booted(t.Context(), talk)
@@ -199,11 +198,10 @@ func TestLinuxGuest(t *testing.T) {
 }
 
 func TestLinuxGuestVerify(t *testing.T) {
-	talk := newScripted(t, nil)
-	console := talk.vmm.(*scripted).console
+	s, talk := newScripted(t, nil)
 	text := "READY mem=8MiB at uptime ms 9\n" +
 		"beat 1 up=1 real=2 mem=ok 3ms\nnoise\nbeat 2 up=1 real=2 mem=ok 3ms\nbeat 3 up=1 real=2 mem=BAD:5 3ms\n"
-	if err := os.WriteFile(console, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(s.console, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g := linuxGuest{pages: 2048}

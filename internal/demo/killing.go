@@ -5,55 +5,66 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
-	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/problem"
-	"github.com/faultline-vm/faultline/pager/client"
-	"github.com/faultline-vm/faultline/pager/control"
-	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
-// The pager is killed at random moments, this far apart.
+// The pager is killed at random moments: this long, and the time that it took to come
+// back before, after it came back. So guests get on also where the host is overloaded.
 const (
 	killPauseMin = 10 * time.Millisecond
 	killPauseMax = 300 * time.Millisecond
 )
 
-// killer ends the pager with SIGKILL again and again, while a supervisor starts it
+// killer ends the pager with SIGKILL again and again, while its supervisor starts it
 // anew. A nil killer never does.
 type killer struct {
-	kills atomic.Int64
-	stop  context.CancelFunc
-	done  chan struct{}
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu    sync.Mutex // held while it kills: what is counted has happened
+	kills int        // protected by mu
+	last  int        // the process that was killed last, protected by mu
 }
 
-// startKilling begins to kill the pager that the supervisor watches.
-func startKilling(ctx context.Context, s *supervisor.Supervisor) *killer {
+// startKilling begins to kill the pager.
+func (p *pager) startKilling(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	k := &killer{stop: cancel, done: make(chan struct{})}
+	p.killer = k
 	go func() {
 		defer close(k.done)
-		last := 0
-		for {
+		for dead := time.Duration(0); ; {
 			select {
 			case <-ctx.Done():
 				return
-			case <-s.Over():
+			case <-p.Over():
 				return
-			case <-time.After(killPauseMin + rand.N(killPauseMax-killPauseMin)):
+			case <-time.After(killPauseMin + rand.N(killPauseMax-killPauseMin) + dead):
 			}
-			// A pager that was just killed may not have a successor yet, and its
-			// number may be another's then.
-			if pid := s.PID(); pid != last && syscall.Kill(pid, syscall.SIGKILL) == nil {
-				last = pid
-				k.kills.Add(1)
+			k.kill(p.PID())
+			killed := time.Now()
+			if p.awaitRevival(ctx) != nil {
+				return // the context is over, or the supervision
 			}
+			dead = time.Since(killed)
 		}
 	}()
-	return k
+}
+
+// kill ends a process that was not killed before: a pager that was just killed may
+// not have a successor yet, and its number may be another's then.
+func (k *killer) kill(pid int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if pid != k.last && syscall.Kill(pid, syscall.SIGKILL) == nil {
+		k.last = pid
+		k.kills++
+	}
 }
 
 // count returns how often the pager was killed.
@@ -61,138 +72,114 @@ func (k *killer) count() int {
 	if k == nil {
 		return 0
 	}
-	return int(k.kills.Load())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.kills
 }
 
-// end stops the killing and waits until the pager answers again.
-func (k *killer) end(ctx context.Context, pager *client.Client) error {
-	if k == nil {
+func (k *killer) victim() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.last
+}
+
+// stopKilling stops the killing and waits until the pager answers again, also when
+// ctx has ended: it has guests and sessions to end.
+func (p *pager) stopKilling(ctx context.Context) error {
+	if p == nil || p.killer == nil {
 		return nil
 	}
-	k.stop()
-	<-k.done
-	return patiently(ctx, func() error {
-		_, err := pager.Health(ctx)
-		return err
-	})
+	p.killer.stop()
+	<-p.killer.done
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	return p.awaitRevival(ctx)
 }
 
-// patiently repeats what is asked of a pager that may be dead for the moment.
-func patiently(ctx context.Context, ask func() error) error {
+// awaitRevival waits until a pager answers that was not killed.
+func (p *pager) awaitRevival(ctx context.Context) error {
 	for {
-		err := ask()
-		if answered := new(problem.Problem); err == nil || errors.As(err, &answered) {
-			return err
+		h, err := p.Health(ctx)
+		if err == nil && h.PID != p.killer.victim() {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return err
+			return errors.Join(err, context.Cause(ctx))
+		case <-p.Over():
+			return p.Err()
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }
 
-// loadAttempts bounds how often a restore is begun whose pager died between the
-// VMM's connection and the first entry of its journal. The VMM has given its memory to
-// nobody then, and is started again; once it is loaded, nothing is repeated any more.
-const loadAttempts = 10
+// restoreAttempts bounds how often the restore of a fork is begun that failed while
+// the pager was killed: between the VMM's connection and the first entry of the
+// session's journal, with the only descriptor of the memory, or right when the VMM
+// wanted to connect. The manager has undone the fork then. A fork whose restore has
+// succeeded once is never begun again.
+const restoreAttempts = 30
 
-// loadTime bounds one attempt: a VMM whose handshake was lost waits for ever.
-const loadTime = 5 * time.Second
+// restoreTime bounds one attempt: the manager gives a VMM whose handshake was lost the
+// whole time that a session has for being connected to.
+const restoreTime = 5 * time.Second
 
-// load starts the fork's VMM with the capture's state.
-func (d *demo) load(ctx context.Context, f *fork, c captured, dir string, pager *client.Client) error {
+// bear makes a fork that runs.
+func (d *demo) bear(ctx context.Context, f *fork) error {
+	if d.pager == nil || d.pager.killer == nil {
+		return d.bearOnce(ctx, f)
+	}
 	for attempt := 1; ; attempt++ {
-		kills := d.killer.count()
-		err := d.loadOnce(ctx, f, c, dir, pager)
-		if err == nil || d.killer == nil || ctx.Err() != nil || attempt == loadAttempts || d.killer.count() == kills {
+		kills := d.pager.killer.count()
+		err := d.bearAmidKills(ctx, f)
+		if err == nil || ctx.Err() != nil || attempt == restoreAttempts || d.pager.killer.count() == kills {
 			return err
 		}
 		d.repeated.Add(1)
-		if err := d.closeSession(ctx, f, pager); err != nil {
+	}
+}
+
+func (d *demo) bearAmidKills(ctx context.Context, f *fork) error {
+	ctx, cancel := context.WithTimeout(ctx, restoreTime)
+	defer cancel()
+	if err := d.pager.awaitRevival(ctx); err != nil {
+		return err
+	}
+	return d.bearOnce(ctx, f)
+}
+
+func (d *demo) bearOnce(ctx context.Context, f *fork) error {
+	forks, err := d.manager.ForkSnapshot(ctx, snapshotName, instance.ForkRequest{Names: []string{f.name}, Backend: d.cfg.Backend})
+	if err != nil {
+		return err
+	}
+	f.instance = forks[0].Instance
+	return nil
+}
+
+// persist asks the manager to do something with a fork that runs or is paused, again
+// where it could not tell that because the pager was dead.
+func (d *demo) persist(ctx context.Context, f *fork, do func(ctx context.Context, ref string) (instance.Instance, error)) error {
+	for {
+		_, err := do(ctx, f.instance.ID)
+		if d.pager == nil || d.pager.killer == nil || !errors.Is(err, &problem.Problem{Code: instance.CodeWrongState}) {
+			return err
+		}
+		now, waitErr := d.manager.Wait(ctx, f.instance.ID, instance.Running, instance.Paused, instance.Failed)
+		if waitErr != nil || now.State == instance.Failed {
 			return err
 		}
 	}
 }
 
-func (d *demo) loadOnce(ctx context.Context, f *fork, c captured, dir string, pager *client.Client) error {
-	if d.killer != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, loadTime)
-		defer cancel()
-	}
-	memory, err := d.memory(ctx, f, c, dir, pager)
-	if err != nil {
-		return err
-	}
-	f.vmm, err = d.hv.Restore(ctx, hypervisor.RestoreSpec{
-		Process:   hypervisor.Process{Dir: dir, Input: true},
-		StatePath: stateName,
-		Memory:    memory,
-		Resume:    true,
-	})
-	return err
-}
-
-// createSession opens the fork's session. One that is there already was made by a
-// request whose answer got lost.
-func (d *demo) createSession(ctx context.Context, f *fork, c captured, pager *client.Client) (s control.Session, err error) {
-	overlays, _ := d.guest.identity(f.number)
-	req := control.SessionRequest{ID: f.id, Image: c.manifest, Overlays: overlays}
-	create := func() error {
-		s, err = pager.CreateSession(ctx, req)
-		return err
-	}
-	if d.killer == nil {
-		return s, create()
-	}
-	err = patiently(ctx, create)
-	if errors.Is(err, &problem.Problem{Code: "session_exists"}) {
-		f.session = true
-		if err = d.closeSession(ctx, f, pager); err == nil {
-			err = patiently(ctx, create)
-		}
-	}
-	return s, err
-}
-
-// closeSession closes the fork's session, if it has one.
-func (d *demo) closeSession(ctx context.Context, f *fork, pager *client.Client) error {
-	if !f.session {
-		return nil
-	}
-	f.session = false
-	return patiently(ctx, func() error {
-		_, err := pager.CloseSession(ctx, f.id)
-		if errors.Is(err, &problem.Problem{Code: "session_unknown"}) {
-			return nil // it was over, and its record died with a pager
-		}
-		return err
-	})
-}
-
 // sufferKills has the forks check their memory until the pager was killed often enough.
-func (d *demo) sufferKills(ctx context.Context, forks []*fork, pager *client.Client) {
-	for d.killer.count() < d.cfg.KillPager && ctx.Err() == nil {
-		d.each(ctx, "", forks, pager, func(f *fork) error {
-			if err := f.vmm.Resume(ctx); err != nil {
+func (d *demo) sufferKills(ctx context.Context, forks []*fork) {
+	for d.pager.killer.count() < d.cfg.KillPager && ctx.Err() == nil {
+		d.each(ctx, "", forks, func(f *fork) error {
+			if err := d.persist(ctx, f, d.manager.Resume); err != nil {
 				return fmt.Errorf("resume: %w", err)
 			}
 			return d.verify(ctx, f)
 		})
 	}
-}
-
-// superviseAndKill starts a pager that is kept alive, and kills it.
-func (d *demo) superviseAndKill(ctx context.Context, o supervisor.Options) (*supervisor.Supervisor, error) {
-	o.Log = "" // its own, beside its sockets
-	s, err := supervisor.Supervise(context.WithoutCancel(ctx), supervisor.Config{
-		Options: o, Manager: supervisor.Child,
-		Restart: supervisor.Restart{MinDelay: time.Millisecond, MaxDelay: time.Millisecond, Limit: -1},
-	})
-	if err != nil {
-		return nil, err
-	}
-	d.killer = startKilling(ctx, s)
-	return s, nil
 }

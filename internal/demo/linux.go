@@ -10,8 +10,8 @@ import (
 
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/guest/linux"
-	"github.com/faultline-vm/faultline/hypervisor"
-	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/talk"
 )
 
 // beats is how many beats of a fork are awaited: the first has read all of its
@@ -47,7 +47,7 @@ func newLinuxGuest(c *Config) (program, error) {
 		return nil, fmt.Errorf("a Linux guest of %d MiB cannot check %d MiB: use a smaller working set or more memory",
 			c.Memory/mebibyte, checked)
 	}
-	// The VMM's working directory is another one than ours.
+	// The manager wants absolute paths.
 	for _, path := range []*string{&g.linux.Kernel, &g.linux.Initrd} {
 		if *path == "" {
 			continue
@@ -85,40 +85,32 @@ func (g linuxGuest) name() string {
 	return fmt.Sprintf("Linux, checks %d pages", g.pages)
 }
 
-func (g linuxGuest) install(_ string, spec *hypervisor.BootSpec) error {
+// install names no identity page: all of memory belongs to the kernel.
+func (g linuxGuest) install(_ string, spec *instance.Spec) error {
 	spec.Kernel, spec.Initrd, spec.BootArgs = g.linux.Kernel, g.linux.Initrd, g.linux.BootArgs
 	return nil
 }
 
-// identity offers no page: all of memory belongs to the kernel.
-func (g linuxGuest) identity(uint64) ([]control.Overlay, bool) { return nil, false }
-
-func (g linuxGuest) booted(ctx context.Context, c *conversation) error {
-	for {
-		line, err := c.line(ctx)
-		if err != nil {
-			return fmt.Errorf("waiting for READY: %w", err)
-		}
-		if linux.Ready(line) {
-			break
-		}
+func (g linuxGuest) booted(ctx context.Context, t *talk.Talk) error {
+	if err := t.Beating(ctx); err != nil {
+		return err
 	}
-	v, err := g.beat(ctx, c)
+	v, err := g.beat(ctx, t)
 	if err == nil && v.wrong > 0 {
 		err = fmt.Errorf("the source guest found %d pages wrong before the capture", v.wrong)
 	}
 	return err
 }
 
-func (g linuxGuest) answer(ctx context.Context, c *conversation) error {
-	_, err := g.beat(ctx, c)
+func (g linuxGuest) answer(ctx context.Context, t *talk.Talk) error {
+	_, err := g.beat(ctx, t)
 	return err
 }
 
-func (g linuxGuest) verify(ctx context.Context, c *conversation) (verdict, error) {
+func (g linuxGuest) verify(ctx context.Context, t *talk.Talk) (verdict, error) {
 	var sum verdict
 	for range beats {
-		v, err := g.beat(ctx, c)
+		v, err := g.beat(ctx, t)
 		if err != nil {
 			return sum, err
 		}
@@ -129,20 +121,12 @@ func (g linuxGuest) verify(ctx context.Context, c *conversation) (verdict, error
 }
 
 // beat waits for the guest's next check of its memory.
-func (g linuxGuest) beat(ctx context.Context, c *conversation) (verdict, error) {
-	for {
-		line, err := c.line(ctx)
-		if err != nil {
-			return verdict{}, fmt.Errorf("waiting for a beat: %w", err)
-		}
-		beat, found, err := linux.ParseBeat(line)
-		if err != nil {
-			return verdict{}, err
-		}
-		if found {
-			// It counts words: no more pages can be wrong than that.
-			bad := min(beat.BadWords, g.pages)
-			return verdict{right: g.pages - bad, wrong: bad}, nil
-		}
+func (g linuxGuest) beat(ctx context.Context, t *talk.Talk) (verdict, error) {
+	beat, err := t.Beat(ctx)
+	if err != nil {
+		return verdict{}, err
 	}
+	// It counts words: no more pages can be wrong than that.
+	bad := min(beat.BadWords, g.pages)
+	return verdict{right: g.pages - bad, wrong: bad}, nil
 }

@@ -2,33 +2,29 @@ package demo
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/guest/kernel"
-	"github.com/faultline-vm/faultline/hypervisor"
-	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/talk"
 )
 
 // program is what runs in the guest and can tell whether its memory is right.
 type program interface {
 	// name says what it is, for a person.
 	name() string
-	// install puts what the guest boots from into dir, the directory of its
-	// VMM, and into spec.
-	install(dir string, spec *hypervisor.BootSpec) error
-	// identity returns the pages that make the fork of that number different
-	// from its siblings, and whether the guest can tell.
-	identity(number uint64) ([]control.Overlay, bool)
+	// install puts into spec what the guest boots from, which it may make in dir,
+	// and where it looks for its identity page, if it does.
+	install(dir string, spec *instance.Spec) error
 	// booted waits until the guest has filled its memory, and has checked it.
-	booted(ctx context.Context, c *conversation) error
+	booted(ctx context.Context, t *talk.Talk) error
 	// answer waits for the first sign of life of a restored guest.
-	answer(ctx context.Context, c *conversation) error
+	answer(ctx context.Context, t *talk.Talk) error
 	// verify has the guest check all of its memory, write, and check again.
-	verify(ctx context.Context, c *conversation) (verdict, error)
+	verify(ctx context.Context, t *talk.Talk) (verdict, error)
 }
 
 // verdict is what a fork found out about its own memory.
@@ -54,30 +50,24 @@ func (g workloadGuest) name() string {
 	return fmt.Sprintf("built-in, %d pages of which %d bytes each are compared", g.workload.Pages, 8*g.workload.Words)
 }
 
-func (g workloadGuest) install(dir string, spec *hypervisor.BootSpec) error {
+func (g workloadGuest) install(dir string, spec *instance.Spec) error {
 	image, err := kernel.Build(g.workload, g.memory, kernel.Options{})
 	if err != nil {
 		return err
 	}
-	spec.Kernel, spec.BootArgs = "kernel", g.workload.BootArgs()
-	if err := os.WriteFile(filepath.Join(dir, spec.Kernel), image, 0o600); err != nil {
+	spec.Kernel, spec.BootArgs = filepath.Join(dir, "kernel"), g.workload.BootArgs()
+	spec.IdentityAddress = guest.IdentityAddress
+	if err := os.WriteFile(spec.Kernel, image, 0o600); err != nil {
 		return fmt.Errorf("write the guest's kernel: %w", err)
 	}
 	return nil
 }
 
-func (g workloadGuest) identity(number uint64) ([]control.Overlay, bool) {
-	return []control.Overlay{{
-		Offset: guest.IdentityAddress,
-		Data:   binary.LittleEndian.AppendUint64(nil, number),
-	}}, true
-}
-
-func (g workloadGuest) booted(ctx context.Context, c *conversation) error {
-	if _, err := c.await(ctx, guest.Ready); err != nil {
+func (g workloadGuest) booted(ctx context.Context, t *talk.Talk) error {
+	if _, err := t.Await(ctx, guest.Ready); err != nil {
 		return err
 	}
-	checked, err := c.ask(ctx, guest.CommandCheck, guest.Check)
+	checked, err := t.Ask(ctx, guest.CommandCheck, guest.Check)
 	if err != nil {
 		return err
 	}
@@ -88,15 +78,15 @@ func (g workloadGuest) booted(ctx context.Context, c *conversation) error {
 	return nil
 }
 
-func (g workloadGuest) answer(ctx context.Context, c *conversation) error {
-	_, err := c.ask(ctx, guest.CommandPing, guest.Pong)
+func (g workloadGuest) answer(ctx context.Context, t *talk.Talk) error {
+	_, err := t.Ask(ctx, guest.CommandPing, guest.Pong)
 	return err
 }
 
-func (g workloadGuest) verify(ctx context.Context, c *conversation) (verdict, error) {
+func (g workloadGuest) verify(ctx context.Context, t *talk.Talk) (verdict, error) {
 	var v verdict
 	check := func() (guest.Report, error) {
-		r, err := c.ask(ctx, guest.CommandCheck, guest.Check)
+		r, err := t.Ask(ctx, guest.CommandCheck, guest.Check)
 		if err != nil {
 			return r, err
 		}
@@ -114,7 +104,7 @@ func (g workloadGuest) verify(ctx context.Context, c *conversation) (verdict, er
 	if err != nil {
 		return v, err
 	}
-	written, err := c.ask(ctx, guest.CommandWrite, guest.Write)
+	written, err := t.Ask(ctx, guest.CommandWrite, guest.Write)
 	if err != nil {
 		return v, err
 	}

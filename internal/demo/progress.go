@@ -3,10 +3,9 @@ package demo
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	terminal "github.com/faultline-vm/faultline/internal/progress"
 )
 
 // progress tells a person what is going on: on a terminal a count is one line
@@ -20,12 +19,7 @@ type progress struct {
 }
 
 func newProgress(out io.Writer) *progress {
-	p := &progress{out: out}
-	if file, ok := out.(*os.File); ok {
-		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-		p.terminal = err == nil
-	}
-	return p
+	return &progress{out: out, terminal: terminal.IsTerminal(out)}
 }
 
 // say writes a line that stays.

@@ -9,6 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
@@ -29,8 +30,8 @@ type Result struct {
 	// working set twice.
 	PagesVerified   uint64 `json:"pages_verified"`
 	PagesMismatched uint64 `json:"pages_mismatched"`
-	// RestoreMS is the time in milliseconds from the beginning of a fork until
-	// its guest answered; LoadMS until its VMM had loaded it.
+	// RestoreMS is the time in milliseconds from the request of a fork until its
+	// guest answered; LoadMS until the manager reported it as running.
 	RestoreMS Percentiles `json:"restore_ms"`
 	LoadMS    Percentiles `json:"load_ms"`
 	// Faults counts page faults of all forks: with the backend uffd those that
@@ -46,11 +47,13 @@ type Result struct {
 	// PagerMemoryBytes is the pager's resident memory, its cache included.
 	PagerMemoryBytes uint64 `json:"pager_memory_bytes"`
 	// PagerKills counts how often the pager was killed on purpose, VMsLost the
-	// guests that ran and did not survive, LoadsRepeated the VMMs that were
-	// started again because their pager died before it knew them.
+	// guests that ran and did not survive, LoadsRepeated the restores that were
+	// begun again because the pager died before it knew their VMM.
 	PagerKills    int `json:"pager_kills"`
 	VMsLost       int `json:"vms_lost"`
 	LoadsRepeated int `json:"loads_repeated"`
+	// PagerDeaths counts how often the pager died and nobody had killed it on purpose.
+	PagerDeaths int `json:"pager_deaths"`
 	// Seconds is how long everything took.
 	Seconds float64 `json:"seconds"`
 	// Failures says, one line per fork, what went wrong. Never null.
@@ -59,7 +62,7 @@ type Result struct {
 
 // OK reports whether every page of every fork was right.
 func (r *Result) OK() bool {
-	return len(r.Failures) == 0 && r.PagesMismatched == 0 && r.PagesVerified > 0
+	return len(r.Failures) == 0 && r.PagesMismatched == 0 && r.PagesVerified > 0 && r.PagerDeaths == 0
 }
 
 // summarize adds up what the forks found.
@@ -68,13 +71,17 @@ func (d *demo) summarize(forks []*fork, stats control.PagerStats) *Result {
 	r := &Result{
 		Faults: stats.Total.Faults, ImageBytesRead: stats.Total.ReadBytes,
 		PagerMemoryBytes: stats.Process.ResidentBytes, Failures: []string{},
-		PagerKills: d.killer.count(), LoadsRepeated: int(d.repeated.Load()),
+		LoadsRepeated: int(d.repeated.Load()),
+	}
+	if d.pager != nil {
+		r.PagerKills = d.pager.killer.count()
+		r.PagerDeaths = d.pager.diedByItself()
 	}
 	var ready, load []time.Duration
 	var memory, measured uint64
 	for _, f := range forks {
 		if f.err != nil {
-			r.Failures = append(r.Failures, f.id+": "+f.err.Error())
+			r.Failures = append(r.Failures, f.name+": "+f.err.Error())
 			if f.load > 0 {
 				r.VMsLost++
 			}
@@ -118,11 +125,14 @@ func (r *Result) WriteTable(out io.Writer) error {
 	row("page faults", "%s", humanize.Comma(int64(r.Faults)))
 	row("read from the image", "%s", humanize.IBytes(r.ImageBytesRead))
 	row("memory per fork", "%s", humanize.IBytes(r.ForkMemoryBytes))
-	if r.Backend == string(Uffd) {
+	if r.Backend == string(instance.Uffd) {
 		row("memory of the pager", "%s", humanize.IBytes(r.PagerMemoryBytes))
 	}
 	if r.PagerKills > 0 {
 		row("pager killed", "%d times\t%d VMs lost\t%d loads repeated", r.PagerKills, r.VMsLost, r.LoadsRepeated)
+	}
+	if r.PagerDeaths > 0 {
+		row("FAILED", "the pager died %d times by itself", r.PagerDeaths)
 	}
 	row("in all", "%.1f s", r.Seconds)
 	for _, failure := range r.Failures {

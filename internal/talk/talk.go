@@ -1,5 +1,6 @@
 // Package talk types commands into the console of a guest of package guest, and
-// reads its answers. It is for those who drive such guests: benchmarks and tests.
+// reads its answers, or the beats of one of package guest/linux. It is for those who drive such guests: the demonstration,
+// benchmarks and tests.
 //
 // A [Talk] owns the open console and nothing else. It takes no locks; one goroutine
 // uses it at a time.
@@ -15,28 +16,51 @@ import (
 	"github.com/faultline-vm/faultline/hypervisor"
 )
 
-// Talk is a conversation with the guest of one VMM.
+// Machine is what a Talk needs of a microVM. A hypervisor.VMM has it.
+type Machine interface {
+	// Console opens the guest's output where its VMM began, for a negative offset.
+	Console(offset int64) (*hypervisor.Console, error)
+	// Send types into the guest's console.
+	Send(input []byte) error
+	// State is asked when the console has ended. Its error then says why.
+	State(ctx context.Context) (hypervisor.State, error)
+}
+
+// Talk is a conversation with the guest of one microVM.
 type Talk struct {
-	vmm     hypervisor.VMM
+	machine Machine
 	console *hypervisor.Console
 }
 
-// Open begins at what this VMM's guest writes first. The VMM must have been started
-// with input.
-func Open(vmm hypervisor.VMM) (*Talk, error) {
-	console, err := vmm.Console(-1)
+// Open begins at what the guest of this VMM writes first. The VMM must have been
+// started with input.
+func Open(machine Machine) (*Talk, error) {
+	console, err := machine.Console(-1)
 	if err != nil {
 		return nil, err
 	}
-	return &Talk{vmm, console}, nil
+	return &Talk{machine, console}, nil
 }
 
-// Close ends the conversation and leaves the VMM alone.
+// Close ends the conversation and leaves the microVM alone.
 func (t *Talk) Close() error { return t.console.Close() }
+
+// Line waits for the next line, of whatever kind. When the VMM has ended instead,
+// the error says how.
+func (t *Talk) Line(ctx context.Context) (string, error) {
+	line, err := t.console.Next(ctx)
+	if errors.Is(err, io.EOF) {
+		var state hypervisor.State
+		if state, err = t.machine.State(ctx); err == nil {
+			err = fmt.Errorf("the console ended, and the microVM is %s", state)
+		}
+	}
+	return line.Text, err
+}
 
 // Ask sends one command and waits for its answer.
 func (t *Talk) Ask(ctx context.Context, command byte, answer guest.Kind) (guest.Report, error) {
-	if err := t.vmm.Send([]byte{command}); err != nil {
+	if err := t.machine.Send([]byte{command}); err != nil {
 		return guest.Report{}, fmt.Errorf("send command %q: %w", command, err)
 	}
 	return t.Await(ctx, answer)
@@ -45,16 +69,16 @@ func (t *Talk) Ask(ctx context.Context, command byte, answer guest.Kind) (guest.
 // Await waits for the next report, which must be of that kind.
 func (t *Talk) Await(ctx context.Context, kind guest.Kind) (guest.Report, error) {
 	for {
-		line, err := t.console.Next(ctx)
+		line, err := t.Line(ctx)
 		if err != nil {
-			return guest.Report{}, fmt.Errorf("waiting for the guest's %s: %w", kind, t.explain(ctx, err))
+			return guest.Report{}, fmt.Errorf("waiting for the guest's %s: %w", kind, err)
 		}
-		report, ours, err := guest.ParseReport(line.Text)
+		report, ours, err := guest.ParseReport(line)
 		switch {
 		case err != nil:
 			return guest.Report{}, err
 		case ours && report.Kind != kind:
-			return guest.Report{}, fmt.Errorf("the guest said %q instead of %s", line.Text, kind)
+			return guest.Report{}, fmt.Errorf("the guest said %q instead of %s", line, kind)
 		case ours:
 			return report, nil
 		}
@@ -75,14 +99,30 @@ func (t *Talk) Write(ctx context.Context) (guest.Report, error) {
 	return t.Ask(ctx, guest.CommandWrite, guest.Write)
 }
 
-// explain says how the VMM ended where that is why its console did.
-func (t *Talk) explain(ctx context.Context, err error) error {
-	if !errors.Is(err, io.EOF) {
-		return err
+// Settle waits for the guest's answer to a ping, and passes over what it says before:
+// the answers to commands that were under way when it was captured, which its forks
+// give as well. Of the checks among them the result has the wrong pages.
+func (t *Talk) Settle(ctx context.Context) (guest.Report, error) {
+	if err := t.machine.Send([]byte{guest.CommandPing}); err != nil {
+		return guest.Report{}, fmt.Errorf("send command %q: %w", guest.CommandPing, err)
 	}
-	// A question that cannot be answered any more gets the explanation.
-	if _, serr := t.vmm.State(ctx); serr != nil {
-		return serr
+	var bad uint64
+	first := guest.NoPage
+	for {
+		line, err := t.Line(ctx)
+		if err != nil {
+			return guest.Report{}, fmt.Errorf("waiting for the guest's %s: %w", guest.Pong, err)
+		}
+		report, ours, err := guest.ParseReport(line)
+		if err != nil {
+			return guest.Report{}, err
+		}
+		if ours {
+			bad, first = bad+report.Bad, min(first, report.First)
+		}
+		if ours && report.Kind == guest.Pong {
+			report.Bad, report.First = bad, first
+			return report, nil
+		}
 	}
-	return fmt.Errorf("the console ended, %v", t.vmm.ExitState())
 }

@@ -70,6 +70,20 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+func TestSettle(t *testing.T) {
+	talk, p := converse(t, said(guest.Check, 2), "noise", said(guest.Write, 0), said(guest.Check, 1), said(guest.Pong, 0), said(guest.Check, 9))
+	if r, err := talk.Settle(t.Context()); err != nil || r.Kind != guest.Pong || r.Bad != 3 || r.First != 3 {
+		t.Errorf("%v, %v", r, err)
+	}
+	if string(p.sent) != "p" {
+		t.Errorf("sent %q", p.sent)
+	}
+	talk, _ = converse(t, said(guest.Check, 0))
+	if _, err := talk.Settle(t.Context()); !errors.Is(err, errGone) {
+		t.Errorf("error %v does not say how the VMM ended", err)
+	}
+}
+
 func TestAnswersThatAreErrors(t *testing.T) {
 	for says, line := range map[string]string{
 		"page 3 first":     said(guest.Check, 2),
@@ -80,6 +94,25 @@ func TestAnswersThatAreErrors(t *testing.T) {
 		if _, err := talk.Check(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q gave %v", line, err)
 		}
+	}
+}
+
+func TestLinuxGuest(t *testing.T) {
+	talk, _ := converse(t, "booting", "READY mem=8MiB", "beat 1 up=1 real=2 mem=ok 3ms", "noise", "beat 2 up=1 real=2 mem=BAD:5 3ms", "beat of a drum")
+	if err := talk.Beating(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for number, bad := range []uint64{0, 5} {
+		b, err := talk.Beat(t.Context())
+		if err != nil || b.Number != uint64(number)+1 || b.BadWords != bad {
+			t.Errorf("beat %d: %+v, %v", number+1, b, err)
+		}
+	}
+	if _, err := talk.Beat(t.Context()); err == nil || !strings.Contains(err.Error(), "not a whole beat") {
+		t.Errorf("a line that only begins like a beat: %v", err)
+	}
+	if err := talk.Beating(t.Context()); !errors.Is(err, errGone) {
+		t.Errorf("error %v does not say how the VMM ended", err)
 	}
 }
 
