@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/pager/client"
 )
 
@@ -32,15 +31,15 @@ func (r *run) faultAllocs(binary string) (out Case, err error) {
 	if err := r.warm(ourPager{client}, img); err != nil {
 		return fail(err)
 	}
-	processes := make([]*faulter.Process, r.allocProcesses)
+	processes := make([]faulting, r.allocProcesses)
 	offsets := img.scattered()
 	for i := range processes {
-		process, end, err := start(r.ctx, ourPager{client}, img)
+		process, end, err := start(r.ctx, startInGo, ourPager{client}, img)
 		if err != nil {
 			return fail(err)
 		}
 		defer func() { err = errors.Join(err, end()) }()
-		if _, err := process.Touch(0, offsets[:allocWarmUp], false); err != nil {
+		if _, err := process.touch(offsets[:allocWarmUp]); err != nil {
 			return fail(err)
 		}
 		processes[i] = process
@@ -56,7 +55,7 @@ func (r *run) faultAllocs(binary string) (out Case, err error) {
 		return fail(err)
 	}
 	for _, process := range processes {
-		if _, err := process.Touch(0, offsets[allocWarmUp:], false); err != nil {
+		if _, err := process.touch(offsets[allocWarmUp:]); err != nil {
 			return fail(err)
 		}
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"github.com/faultline-vm/faultline/internal/faulter"
 )
 
 // contest lets handlers serve the same faults under the same conditions.
@@ -25,6 +23,7 @@ import (
 // median over turns compares mostly bursts that were alike in that, where one over
 // all faults would tell how often each was lucky.
 type contest struct {
+	faults starter // of the processes that fault
 	img    image
 	rounds int
 	burst  int // faults in a row
@@ -74,9 +73,9 @@ func (c contest) run(ctx context.Context, progress func(done, all int), entrants
 }
 
 func (c contest) round(ctx context.Context, number int, entrants []*entrant) (err error) {
-	processes := make([]*faulter.Process, len(entrants))
+	processes := make([]faulting, len(entrants))
 	for i, e := range entrants {
-		process, end, err := start(ctx, e, c.img)
+		process, end, err := start(ctx, c.faults, e, c.img)
 		if err != nil {
 			return err
 		}
@@ -88,7 +87,7 @@ func (c contest) round(ctx context.Context, number int, entrants []*entrant) (er
 	for burst := range slices.Chunk(c.img.scattered(), c.burst) {
 		for i := range entrants {
 			who := (i + turn) % len(entrants)
-			took, err := processes[who].Touch(0, burst, false)
+			took, err := processes[who].touch(burst)
 			if err != nil {
 				return err
 			}
@@ -110,8 +109,8 @@ func (c contest) round(ctx context.Context, number int, entrants []*entrant) (er
 
 // start runs a process with absent memory as long as the image, and has its
 // faults served.
-func start(ctx context.Context, h handler, img image) (*faulter.Process, func() error, error) {
-	process, err := faulter.Start(faulter.Config{Regions: []faulter.Region{{Size: img.size()}}})
+func start(ctx context.Context, faults starter, h handler, img image) (faulting, func() error, error) {
+	process, err := faults(img.size())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -124,8 +123,8 @@ func start(ctx context.Context, h handler, img image) (*faulter.Process, func() 
 
 // check compares the whole memory of a process with the image. A page that is
 // absent still is faulted in.
-func (i image) check(process *faulter.Process) error {
-	sum, err := process.Sum(0, i.size())
+func (i image) check(process faulting) error {
+	sum, err := process.sum()
 	if err != nil {
 		return err
 	}

@@ -11,15 +11,17 @@
 // fault_vs_c is one warm demand fault as the faulting thread sees it: the median of
 // faultline-pager, a process of its own, divided by that of the smallest handler in
 // C (package ref). Both serve processes of the same program with the same pages,
-// through the same handshake. Warm means that no disk is involved: the pager has
+// through the same handshake: a VMM in C, since a VMM has no runtime beside its guest,
+// or where no compiler is there one in Go. VMMs and handlers are sessions of their own,
+// as they are in earnest. Warm means that no disk is involved: the pager has
 // the image in its page cache since an earlier session, and copies from there; the
 // handler in C has all of the file mapped and present. The method is a contest in
 // turns; its type says how noise is kept from favouring one of them. A turn gives
 // one ratio of medians, and the case is the median of those.
 //
 // naive_fault_vs_c is the same for a pager as one writes it first, in Go: one
-// message per read, one read of the file per fault, one copy. It has rounds of its
-// own with the handler in C, and no limit.
+// message per read, one read of the file per fault, one copy. It runs in this process
+// and has rounds of its own with the handler in C, and no limit.
 //
 // fault_p50 and fault_p99 are the pager's own figures in its rounds. They say
 // what the host's scheduler does to a wake-up at least as much as what the pager
@@ -31,6 +33,15 @@
 // pager_memory_mib is the largest difference of the pager's resident memory and
 // what its page cache holds that was seen while 25 forks of a 1 GiB guest restored,
 // checked and rewrote 64 MiB each; every page must have been right.
+//
+// # Group recovery
+//
+// 100 processes have a session each at one pager. For readopt_ms and kill_stall_ms it
+// is killed with SIGKILL, each process touches an absent page at once, and a supervisor
+// starts the next pager. For upgrade_stall_ms all sessions are handed over between two
+// live pagers, while two of the processes touch one absent page after the other. At the
+// end every byte of all processes is compared. kills_wrong_pages and kills_lost_vms are
+// about bursts of 25 forks of the demonstration whose pager is killed at random moments.
 //
 // # Group manager
 //

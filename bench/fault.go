@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 
 	"github.com/faultline-vm/faultline/bench/ref"
-	"github.com/faultline-vm/faultline/internal/demo"
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/supervisor"
@@ -14,7 +13,7 @@ import (
 
 // fault measures the group of that name.
 func (r *run) fault() ([]Case, error) {
-	binary, err := demo.FindPager(r.PagerBinary)
+	binary, err := supervisor.FindBinary(r.PagerBinary)
 	if err != nil {
 		return nil, err
 	}
@@ -65,42 +64,52 @@ func (r *run) faultContest(binary string) (cases []Case, err error) {
 		return skipAll(err)
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	ours := &entrant{handler: ourPager{client}}
+	ours := ourPager{client}
 	if err := r.warm(ours, img); err != nil {
 		return skipAll(err)
 	}
-	entrants := []*entrant{ours}
 	built, noC := ref.Build(r.ctx, r.dir)
-	inC := reference{built, r.dir}
-	c := &entrant{handler: inC}
-	if noC == nil {
-		entrants = append(entrants, c)
-	}
-	if err := r.compete(img, r.rounds, entrants...); err != nil {
-		return skipAll(err)
-	}
-	all := ours.all()
-	about := fmt.Sprintf("%d faults of one thread, loads, scattered over %d MiB of 4 KiB pages; %s", len(all), img.size()>>20, spread(ours))
-	p50 = p50.measured(micros(quantile(all, 0.50)), "%s", about)
-	p99 = p99.measured(micros(quantile(all, 0.99)), "%s", about)
 	if noC != nil {
+		alone := &entrant{handler: ours}
+		if err := r.compete(contest{faults: startInGo, img: img, rounds: r.rounds}, alone); err != nil {
+			return skipAll(err)
+		}
+		p50, p99 = percentiles(p50, p99, alone, img)
 		return []Case{versus.skip(noC), naively.skip(noC), p50, p99}, lacking(noC)
 	}
-	versus = versus.measured(round(median(ours.ratios(c)), 3), "pager: %s; C (%s, %s): %s; %s; both warm: the pages are in the pager's cache, and mapped and present in the handler in C",
-		spread(ours), built.Compiler, ref.Flags, spread(c), turns(ours, c))
 
-	simple, again := &entrant{handler: naive{}}, &entrant{handler: inC}
-	if err := r.compete(img, max(r.rounds/3, 1), simple, again); err != nil {
+	inC := reference{built, r.dir}
+	vmmInC := contest{faults: startInC(built, r.dir), img: img, rounds: r.rounds}
+	pager, c := &entrant{handler: ours}, &entrant{handler: inC}
+	if err := r.compete(vmmInC, pager, c); err != nil {
+		return skipAll(err)
+	}
+	p50, p99 = percentiles(p50, p99, pager, img)
+	versus = versus.measured(round(median(pager.ratios(c)), 3), "pager: %s; C (%s, %s): %s; %s; both warm: the pages are in the pager's cache, and mapped and present in the handler in C",
+		spread(pager), built.Compiler, ref.Flags, spread(c), turns(pager, c))
+
+	vmmInC.rounds = max(r.rounds/3, 1)
+	simple := &entrant{handler: naive{}}
+	c = &entrant{handler: inC}
+	if err := r.compete(vmmInC, simple, c); err != nil {
 		return []Case{versus, naively.skip(err), p50, p99}, err
 	}
-	naively = naively.measured(round(median(simple.ratios(again)), 3), "one message per read, one read of the file per fault, one copy, in Go: %s; C: %s; %s",
-		spread(simple), spread(again), turns(simple, again))
+	naively = naively.measured(round(median(simple.ratios(c)), 3), "one message per read, one read of the file per fault, one copy, in Go: %s; C: %s; %s",
+		spread(simple), spread(c), turns(simple, c))
 	return []Case{versus, naively, p50, p99}, nil
 }
 
+// percentiles fills in the cases about the pager's own times.
+func percentiles(p50, p99 Case, pager *entrant, img image) (Case, Case) {
+	all := pager.all()
+	about := fmt.Sprintf("%d faults of one thread, loads, scattered over %d MiB of 4 KiB pages; %s", len(all), img.size()>>20, spread(pager))
+	return p50.measured(micros(quantile(all, 0.50)), "%s", about), p99.measured(micros(quantile(all, 0.99)), "%s", about)
+}
+
 // compete holds a contest and shows how far it is.
-func (r *run) compete(img image, rounds int, entrants ...*entrant) error {
-	return contest{img: img, rounds: rounds, burst: r.burst}.run(r.ctx, func(done, all int) {
+func (r *run) compete(c contest, entrants ...*entrant) error {
+	c.burst = r.burst
+	return c.run(r.ctx, func(done, all int) {
 		if done%8 == 0 || done == all {
 			r.say("faults: round %d of %d", done, all)
 		}
@@ -109,12 +118,12 @@ func (r *run) compete(img image, rounds int, entrants ...*entrant) error {
 
 // warm has a process touch every page of the image once.
 func (r *run) warm(h handler, img image) (err error) {
-	process, end, err := start(r.ctx, h, img)
+	process, end, err := start(r.ctx, startInGo, h, img)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, end()) }()
-	_, err = process.Touch(0, img.scattered(), false)
+	_, err = process.touch(img.scattered())
 	return err
 }
 

@@ -165,7 +165,7 @@ func TestCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	process, end, err := start(t.Context(), naive{}, img)
+	process, end, err := start(t.Context(), startInGo, naive{}, img)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestCheck(t *testing.T) {
 	if err := img.check(process); err != nil {
 		t.Error(err)
 	}
-	if err := process.Write(5*memimage.PageSize, []byte("other")); err != nil {
+	if err := process.(inGo).Write(5*memimage.PageSize, []byte("other")); err != nil {
 		t.Fatal(err)
 	}
 	if err := img.check(process); err == nil {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/faultline-vm/faultline/bench/ref"
-	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
 )
@@ -18,13 +17,13 @@ type handler interface {
 	// serve makes the handshake between the process and the handler, who from
 	// then on serves its faults with the pages of img. The caller calls end
 	// when the process has exited.
-	serve(ctx context.Context, process *faulter.Process, img image) (end func() error, err error)
+	serve(ctx context.Context, process faulting, img image) (end func() error, err error)
 }
 
 // ourPager is a running faultline-pager.
 type ourPager struct{ client *client.Client }
 
-func (h ourPager) serve(ctx context.Context, process *faulter.Process, img image) (func() error, error) {
+func (h ourPager) serve(ctx context.Context, process faulting, img image) (func() error, error) {
 	session, err := h.client.CreateSession(ctx, control.SessionRequest{
 		ID: fmt.Sprintf("bench-%d", process.Pid()), Image: img.manifest,
 	})
@@ -47,13 +46,13 @@ func (h ourPager) serve(ctx context.Context, process *faulter.Process, img image
 
 // reference is the handler in C. Each process gets one of its own.
 type reference struct {
-	built ref.Handler
+	built ref.Programs
 	dir   string // for its sockets
 }
 
-func (h reference) serve(_ context.Context, process *faulter.Process, img image) (func() error, error) {
+func (h reference) serve(_ context.Context, process faulting, img image) (func() error, error) {
 	socket := filepath.Join(h.dir, fmt.Sprintf("c-%d.sock", process.Pid()))
-	serving, err := h.built.Start(socket, img.memory)
+	serving, err := h.built.StartHandler(socket, img.memory)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/uffd"
 )
@@ -16,8 +15,8 @@ import (
 // the memory that faults. It ends when its wake event is signalled.
 type naive struct{}
 
-func (naive) serve(_ context.Context, process *faulter.Process, img image) (func() error, error) {
-	fd, err := process.TakeFD()
+func (naive) serve(_ context.Context, process faulting, img image) (func() error, error) {
+	fd, err := process.takeFD()
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +29,7 @@ func (naive) serve(_ context.Context, process *faulter.Process, img image) (func
 		return nil, errors.Join(err, fd.Close(), wake.Close())
 	}
 	served := make(chan error, 1)
-	base := process.Regions()[0].Address
+	base := process.base()
 	go func() { served <- serveNaively(fd, wake, memory, base) }()
 	return func() error {
 		err := wake.Signal()

@@ -1,7 +1,8 @@
-// Package ref owns the reference of the fault benchmarks: the smallest handler of
-// userfaultfd in C, its source, how it is built and its process.
+// Package ref owns what the fault benchmarks compare with, in C: the smallest handler
+// of userfaultfd, and the smallest VMM; their sources, how they are built and their
+// processes.
 //
-// It is a yardstick and nothing else links it. The source is compiled when a
+// They are yardsticks and nothing else links them. The sources are compiled when a
 // benchmark runs, into a directory that the caller names, so the project needs no
 // C compiler to build. There are no locks.
 package ref
@@ -9,7 +10,7 @@ package ref
 import (
 	"bufio"
 	"context"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
 	"os"
@@ -19,45 +20,62 @@ import (
 	"syscall"
 )
 
-// The source lies in a directory without Go files: the go command takes C files
+// The sources lie in a directory without Go files: the go command takes C files
 // beside them for cgo.
 //
-//go:embed c/handler.c
-var source []byte
+//go:embed c
+var sources embed.FS
 
 // ErrNoCompiler is wrapped by the error of [Build] where there is no C compiler.
 var ErrNoCompiler = errors.New("no C compiler; install one as cc, or set CC")
 
-// Flags are those that the handler is compiled with.
+// Flags are those that the programs are compiled with.
 const Flags = "-O2"
 
-// Handler is a built reference handler.
-type Handler struct {
-	// Path is the program.
-	Path string
-	// Compiler says what it was built with, for a report.
+// Programs are the built programs.
+type Programs struct {
+	// Handler and VMM are their paths.
+	Handler, VMM string
+	// Compiler says what they were built with, for a report.
 	Compiler string
 }
 
-// Build compiles the handler into dir. The compiler is $CC, and cc without it. The
+// Build compiles the programs into dir. The compiler is $CC, and cc without it. The
 // error wraps [ErrNoCompiler] where that is not there.
-func Build(ctx context.Context, dir string) (Handler, error) {
+func Build(ctx context.Context, dir string) (Programs, error) {
 	name := os.Getenv("CC")
 	if name == "" {
 		name = "cc"
 	}
 	compiler, err := exec.LookPath(name)
 	if err != nil {
-		return Handler{}, fmt.Errorf("%w (%w)", ErrNoCompiler, err)
+		return Programs{}, fmt.Errorf("%w (%w)", ErrNoCompiler, err)
 	}
-	file, program := filepath.Join(dir, "handler.c"), filepath.Join(dir, "handler")
-	if err := os.WriteFile(file, source, 0o600); err != nil {
-		return Handler{}, fmt.Errorf("the reference handler's source: %w", err)
+	handler, err := compile(ctx, compiler, dir, "handler")
+	if err != nil {
+		return Programs{}, err
 	}
-	if out, err := exec.CommandContext(ctx, compiler, Flags, "-o", program, file).CombinedOutput(); err != nil {
-		return Handler{}, fmt.Errorf("compile the reference handler with %s: %w: %s", compiler, err, strings.TrimSpace(string(out)))
+	vmm, err := compile(ctx, compiler, dir, "vmm")
+	if err != nil {
+		return Programs{}, err
 	}
-	return Handler{Path: program, Compiler: describe(ctx, compiler)}, nil
+	return Programs{Handler: handler, VMM: vmm, Compiler: describe(ctx, compiler)}, nil
+}
+
+// compile makes the program of that name and returns its path.
+func compile(ctx context.Context, compiler, dir, name string) (string, error) {
+	source, err := sources.ReadFile("c/" + name + ".c")
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(dir, name)
+	if err := os.WriteFile(program+".c", source, 0o600); err != nil {
+		return "", fmt.Errorf("the source of the reference %s: %w", name, err)
+	}
+	if out, err := exec.CommandContext(ctx, compiler, Flags, "-o", program, program+".c").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("compile the reference %s with %s: %w: %s", name, compiler, err, strings.TrimSpace(string(out)))
+	}
+	return program, nil
 }
 
 // describe returns the first line of the compiler's version, or its path.
@@ -70,42 +88,77 @@ func describe(ctx context.Context, compiler string) string {
 	return line
 }
 
-// Process is a running handler. It serves one VMM, and ends with Kill, or with
-// the program that started it.
-type Process struct {
+// Handler is a running handler. It serves one VMM, and ends with Kill, or with the
+// program that started it.
+type Handler struct{ process }
+
+// StartHandler runs a handler, which listens at socket, at most 107 bytes long, when
+// StartHandler returns. The file memory must be as long as the guest's one region.
+func (p Programs) StartHandler(socket, memory string) (*Handler, error) {
+	h := &Handler{newProcess(p.Handler, socket, memory)}
+	if _, err := h.start(); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// process is a running program in C.
+type process struct {
 	cmd    *exec.Cmd
+	out    *bufio.Reader
 	stderr *strings.Builder
 }
 
-// Start runs the handler, which listens at socket, at most 107 bytes long, when
-// Start returns. The file memory must be as long as the guest's one region.
-func (h Handler) Start(socket, memory string) (*Process, error) {
-	p := &Process{cmd: exec.Command(h.Path, socket, memory), stderr: &strings.Builder{}}
+func newProcess(program string, args ...string) process {
+	p := process{cmd: exec.Command(program, args...), stderr: &strings.Builder{}}
 	p.cmd.Stderr = p.stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// A process session of its own, as VMMs and pagers have it: the kernel schedules
+	// sessions as groups (sched_autogroup), and to switch between two groups takes
+	// longer than within one.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
+	return p
+}
+
+// start runs the program and returns the line that says that it is ready.
+func (p *process) start() (ready string, err error) {
 	stdout, err := p.cmd.StdoutPipe()
 	if err == nil {
 		err = p.cmd.Start()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start the reference handler: %w", err)
+		return "", fmt.Errorf("start the reference %s: %w", p, err)
 	}
-	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		return nil, errors.Join(fmt.Errorf("the reference handler does not listen: %w", err), p.Kill())
+	p.out = bufio.NewReader(stdout)
+	if ready, err = p.out.ReadString('\n'); err != nil {
+		return "", p.gone(err)
 	}
-	return p, nil
+	return ready, nil
 }
 
-// Kill ends the handler and reaps it. The error says what the handler complained
-// about, if it did.
-func (p *Process) Kill() error {
+// gone ends a program that does not answer, and says what it complained about.
+func (p *process) gone(err error) error {
+	return errors.Join(fmt.Errorf("the reference %s does not answer: %w", p, err), p.Kill())
+}
+
+// String is the program's name.
+func (p *process) String() string { return filepath.Base(p.cmd.Path) }
+
+// Pid is the process's number.
+func (p *process) Pid() int { return p.cmd.Process.Pid }
+
+// Kill ends the program and reaps it; a second Kill does nothing. The error says what
+// the program complained about, if it did.
+func (p *process) Kill() error {
+	if p.cmd.ProcessState != nil {
+		return nil
+	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill the reference handler: %w", err)
+		return fmt.Errorf("kill the reference %s: %w", p, err)
 	}
 	// That it was killed is no news.
 	_ = p.cmd.Wait()
 	if said := strings.TrimSpace(p.stderr.String()); said != "" {
-		return fmt.Errorf("the reference handler failed: %s", said)
+		return fmt.Errorf("the reference %s failed: %s", p, said)
 	}
 	return nil
 }
