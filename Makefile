@@ -4,7 +4,7 @@ GO          ?= go
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 MODULE      := github.com/faultline-vm/faultline
 LDFLAGS     := -X $(MODULE)/cli.version=$(VERSION)
-BENCH_GROUPS ?= fault
+BENCH_GROUPS ?= fault capture manager recovery
 BIN         ?= bin
 
 # Where make install puts things: programs and units below PREFIX, the configuration
@@ -24,7 +24,7 @@ RACE_PACKAGES ?= ./uffd/... ./memimage/... ./pager/... ./fcsim/... ./hypervisor/
 
 export CGO_ENABLED = 0
 
-.PHONY: build test vet lint demo bench clean install uninstall check-pager-version test-systemd
+.PHONY: build test vet lint demo bench chaos clean install uninstall check-pager-version test-systemd
 
 build:
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/faultline ./cmd/faultline
@@ -48,6 +48,10 @@ lint: vet
 
 demo: build
 	bin/faultline demo
+
+# All of it takes long: CHAOS_FLAGS='--budget 10m', or '--only kill', takes a part.
+chaos: build
+	$(BIN)/faultline chaos $(CHAOS_FLAGS)
 
 bench: build
 	@for group in $(BENCH_GROUPS); do bin/faultline bench $$group || exit 1; done

@@ -14,6 +14,7 @@ import (
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/daemon"
 	"github.com/faultline-vm/faultline/internal/progress"
+	"github.com/faultline-vm/faultline/pager/fleet"
 )
 
 // defaultDataDir is where a daemon is looked for that nobody named.
@@ -55,6 +56,20 @@ func (a daemonAddress) ask(s streams, step string, fn func(*client.Client) error
 	return explain(fn(c))
 }
 
+// change asks for something that leads an instance to another state, and prints where
+// it led.
+func (a daemonAddress) change(s streams, step string, asJSON bool, fn func(*client.Client) (instance.Instance, error)) error {
+	var after instance.Instance
+	err := a.ask(s, step, func(c *client.Client) (err error) {
+		after, err = fn(c)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return printInstance(s, after, asJSON)
+}
+
 // explain says what to do about a daemon that cannot be asked.
 func explain(err error) error {
 	switch {
@@ -74,7 +89,7 @@ func exitCode(err error) int {
 		return exitNoDaemon
 	case !errors.As(err, &p):
 		return exitFailed
-	case p.Code == instance.CodeNotFound:
+	case p.Code == instance.CodeNotFound, p.Code == fleet.CodeNoSession:
 		return exitNotFound
 	case p.Code == "timeout":
 		return exitTimeout

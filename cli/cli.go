@@ -53,16 +53,18 @@ type commands struct {
 	Events   eventsCommand   `cmd:"" group:"instances" help:"Print what happens, from now on."`
 	Snapshot snapshotCommand `cmd:"" group:"instances" help:"Make, list, fork, restore and delete snapshots."`
 
-	Daemon     daemonCommand     `cmd:"" group:"host" help:"Manage the instances of a data directory, until told to end."`
-	Config     configCommand     `cmd:"" group:"host" help:"Check a configuration, or print one to begin with."`
-	Guest      guestCommand      `cmd:"" group:"host" help:"Write the built-in guest."`
-	Completion completionCommand `cmd:"" group:"host" help:"Print the completion script of a shell."`
-	Complete   completeCommand   `cmd:"" hidden:"" help:"Print what the last word may become."`
+	Daemon     daemonCommand      `cmd:"" group:"host" help:"Manage the instances of a data directory, until told to end."`
+	Stats      daemonStatsCommand `cmd:"" group:"host" help:"Print what the daemon has done: how forks came to their files, what became of memory images."`
+	Config     configCommand      `cmd:"" group:"host" help:"Check a configuration, or print one to begin with."`
+	Guest      guestCommand       `cmd:"" group:"host" help:"Write the built-in guest."`
+	Completion completionCommand  `cmd:"" group:"host" help:"Print the completion script of a shell."`
+	Complete   completeCommand    `cmd:"" hidden:"" help:"Print what the last word may become."`
 
 	Demo    demoCommand    `cmd:"" group:"host" help:"Boot a guest, capture it, restore many forks at once and have each check every page."`
 	Bench   benchCommand   `cmd:"" group:"host" help:"Measure what this project promises about its speed and size."`
+	Chaos   chaosCommand   `cmd:"" group:"host" help:"Kill, stop, crash, upgrade and drain pagers in every combination, and look whether a guest was harmed."`
 	Image   imageCommand   `cmd:"" group:"host" help:"List, inspect, verify, flatten, import and export memory images."`
-	Pager   pagerCommand   `cmd:"" group:"host" help:"Ask a running pager."`
+	Pager   pagerCommand   `cmd:"" group:"host" help:"List, upgrade, drain and ask the pagers, and take guests off them."`
 	Version versionCommand `cmd:"" group:"host" help:"Print the version."`
 }
 

@@ -2,8 +2,12 @@ package cli
 
 import (
 	"bytes"
+	"context"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/alecthomas/kong"
 )
 
 // faultline runs one command and returns its exit code and output.
@@ -90,5 +94,35 @@ func TestSize(t *testing.T) {
 		if err := got.UnmarshalText([]byte(text)); err == nil {
 			t.Errorf("%q is %d", text, got)
 		}
+	}
+}
+
+// Every command that tells something tells it as JSON, too.
+func TestJSONEverywhere(t *testing.T) {
+	parser, err := kong.New(&commands{}, kong.Vars{"bench_groups": "manager"}, kong.BindTo(t.Context(), (*context.Context)(nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What these print is a file, nothing, or always JSON.
+	others := []string{"config sample", "completion", "daemon", "complete", "pager stats"}
+	for _, leaf := range parser.Model.Leaves(false) {
+		has := slices.ContainsFunc(leaf.Flags, func(f *kong.Flag) bool { return f.Name == "json" })
+		if name := leaf.Path(); !has && !slices.Contains(others, name) {
+			t.Errorf("%s has no --json", name)
+		}
+	}
+}
+
+func TestJSONLines(t *testing.T) {
+	var out strings.Builder
+	lines := &jsonLines{s: streams{out: &out}}
+	for _, part := range []string{"on", "e\r\ntwo\n\nthr", "ee"} {
+		if _, err := lines.Write([]byte(part)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines.end()
+	if want := `{"line":"one"}` + "\n" + `{"line":"two"}` + "\n" + `{"line":""}` + "\n" + `{"line":"three"}` + "\n"; out.String() != want {
+		t.Errorf("%s", out.String())
 	}
 }

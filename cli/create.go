@@ -40,21 +40,17 @@ func (c createCommand) Run(ctx context.Context, s streams) error {
 	for _, n := range c.Network {
 		request.Spec.Networks = append(request.Spec.Networks, instance.Network(n))
 	}
-	var made instance.Instance
-	err := c.ask(s, "create "+c.Name, func(d *client.Client) (err error) {
-		if made, err = d.Create(ctx, request); err != nil || !c.Start {
-			return err
+	return c.change(s, "create "+c.Name, c.JSON, func(d *client.Client) (instance.Instance, error) {
+		made, err := d.Create(ctx, request)
+		if err != nil || !c.Start {
+			return made, err
 		}
-		id := made.ID
-		if made, err = d.Start(ctx, id); err != nil {
-			return fmt.Errorf("%s was created and could not be started: %w", id, err)
+		started, err := d.Start(ctx, made.ID)
+		if err != nil {
+			err = fmt.Errorf("%s was created and could not be started: %w", made.ID, err)
 		}
-		return nil
+		return started, err
 	})
-	if err != nil {
-		return err
-	}
-	return printInstance(s, made, c.JSON)
 }
 
 // driveFlag is a drive, written like root=disk.img,ro,root.

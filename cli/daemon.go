@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
+	"github.com/faultline-vm/faultline/api/client"
 	"github.com/faultline-vm/faultline/config"
 	"github.com/faultline-vm/faultline/internal/daemon"
+	"github.com/faultline-vm/faultline/internal/sdnotify"
 )
 
 type daemonCommand struct {
@@ -29,12 +33,21 @@ func (c daemonCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
+	configured.Reload = func() (config.Config, error) { return config.Load(c.Config, os.Environ()) }
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	configured.Hangups = hangups
+	if configured.Notify, err = sdnotify.New(os.Getenv); err != nil {
+		return err
+	}
 	return daemon.Run(ctx, configured)
 }
 
 type configCommand struct {
 	Check  configCheckCommand  `cmd:"" help:"Report every fault of a configuration at once."`
 	Sample configSampleCommand `cmd:"" help:"Print a configuration with every key, its default and what it means."`
+	Reload configReloadCommand `cmd:"" help:"Have the daemon read its configuration again; a changed backend concerns restores from then on."`
 }
 
 type configCheckCommand struct {
@@ -75,6 +88,33 @@ func (c configCheckCommand) Run(s streams) error {
 	}
 	_, err = fmt.Fprintln(s.out, "the configuration is valid")
 	return err
+}
+
+type configReloadCommand struct {
+	daemonAddress
+	JSON bool `name:"json" help:"Print JSON."`
+}
+
+func (c configReloadCommand) Run(ctx context.Context, s streams) error {
+	return c.ask(s, "reload", func(d *client.Client) error {
+		answer, err := d.Reload(ctx)
+		if err != nil {
+			return err
+		}
+		if c.JSON {
+			return printJSON(s, answer)
+		}
+		for _, key := range answer.Applied {
+			fmt.Fprintf(s.out, "%s: changed\n", key)
+		}
+		for _, key := range answer.Restart {
+			fmt.Fprintf(s.out, "%s: waits for a restart of the daemon\n", key)
+		}
+		if len(answer.Applied)+len(answer.Restart) == 0 {
+			fmt.Fprintln(s.out, "nothing has changed")
+		}
+		return nil
+	})
 }
 
 type configSampleCommand struct{}

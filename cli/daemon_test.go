@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,50 +10,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/faultline-vm/faultline/api"
-	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/instance"
-	"github.com/faultline-vm/faultline/internal/daemon"
+	"github.com/faultline-vm/faultline/internal/daemon/daemontest"
 )
-
-// idle is a hypervisor that nobody asks to run anything.
-type idle struct{ hypervisor.Hypervisor }
-
-func (idle) Describe() hypervisor.Description {
-	return hypervisor.Description{Name: "fcsim", Version: "v1.16.1"}
-}
 
 // withDaemon runs a daemon that can do everything for which no VMM is needed, and
 // returns its data directory, which the environment names.
 func withDaemon(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	data := filepath.Join(dir, "data")
-	ctx, cancel := context.WithCancel(t.Context())
-	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() {
-		done <- daemon.Run(ctx, daemon.Config{
-			Instances: instance.Config{DataDir: data, Hypervisor: idle{}},
-			Log:       slog.New(slog.DiscardHandler), Ready: func() { close(ready) },
-		})
-	}()
-	select {
-	case <-ready:
-	case err := <-done:
-		t.Fatal(err)
-	}
+	cfg := daemontest.Config(t)
+	end := daemontest.Start(t, cfg)
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})
-	t.Setenv(envDataDir, data)
+	t.Setenv(envDataDir, cfg.Instances.DataDir)
 	t.Setenv(envSocket, "")
-	return data
+	return cfg.Instances.DataDir
 }
 
 // must runs a command that has to succeed and returns its output. Warnings are the
@@ -117,6 +89,9 @@ func TestInstances(t *testing.T) {
 	}
 	if out := must(t, "snapshot", "ls", "--json"); out != `{"snapshots":[]}`+"\n" {
 		t.Errorf("snapshot ls: %q", out)
+	}
+	if out := must(t, "config", "reload"); out != "nothing has changed\n" {
+		t.Errorf("config reload: %q", out)
 	}
 	if out := must(t, "complete", "--", "inspect", "w"); out != "web\n" {
 		t.Errorf("completion: %q", out)

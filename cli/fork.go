@@ -34,6 +34,19 @@ func (f forkFlags) request() instance.ForkRequest {
 	return r
 }
 
+// make asks for forks of a source, and prints them.
+func (f forkFlags) make(s streams, a daemonAddress, source string, fn func(*client.Client) ([]api.Fork, error)) error {
+	var forks []api.Fork
+	err := a.ask(s, "fork "+source, func(d *client.Client) (err error) {
+		forks, err = fn(d)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return f.print(s, forks)
+}
+
 // print prints the forks, and returns an error if one of them failed.
 func (f forkFlags) print(s streams, forks []api.Fork) error {
 	failed := 0
@@ -70,15 +83,7 @@ type forkCommand struct {
 }
 
 func (c forkCommand) Run(ctx context.Context, s streams) error {
-	var forks []api.Fork
 	request := c.request()
 	request.Source = c.Instance
-	err := c.ask(s, "fork "+c.Instance, func(d *client.Client) (err error) {
-		forks, err = d.Fork(ctx, request)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return c.print(s, forks)
+	return c.make(s, c.daemonAddress, c.Instance, func(d *client.Client) ([]api.Fork, error) { return d.Fork(ctx, request) })
 }

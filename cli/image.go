@@ -12,6 +12,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/memimage"
 )
 
@@ -107,10 +108,24 @@ type imageInspectCommand struct {
 	JSON  bool      `name:"json" help:"Print JSON instead of a table."`
 }
 
+// inspected is the result as JSON.
+type inspected struct {
+	memimage.Inspection
+	// Capture tells the origin of the memory, where it is that of a capture.
+	Capture *capture.Record `json:"capture,omitempty"`
+}
+
 func (c imageInspectCommand) Run(s streams) error {
-	info, err := memimage.Inspect(c.Image.manifest())
+	image, err := memimage.Inspect(c.Image.manifest())
 	if err != nil {
 		return err
+	}
+	info := inspected{Inspection: image}
+	switch of, err := capture.Open(filepath.Dir(info.Path)); {
+	case err == nil:
+		info.Capture = &of.Record
+	case !errors.Is(err, capture.ErrNoCapture):
+		warn(s, []string{err.Error()})
 	}
 	if c.SVG != "" {
 		if err := drawMap(info.Path, c.SVG); err != nil {
@@ -120,8 +135,9 @@ func (c imageInspectCommand) Run(s streams) error {
 	if c.JSON {
 		return printJSON(s, info)
 	}
-	fmt.Fprintf(s.out, "%s of memory in %d layers, %s on disk, %s zero pages, %.1f %% of the data pages superseded\n\n",
-		humanize.IBytes(info.Size), len(info.Layers), humanize.IBytes(info.DiskBytes), humanize.Comma(int64(info.Zero)), 100*info.Superseded)
+	fmt.Fprintf(s.out, "%s of memory in %d layers, %s on disk, %s zero pages, %.1f %% of the data pages superseded\n%s\n",
+		humanize.IBytes(info.Size), len(info.Layers), humanize.IBytes(info.DiskBytes), humanize.Comma(int64(info.Zero)), 100*info.Superseded,
+		info.origin())
 	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "LAYER\tKIND\tDATA\tZERO\tABSENT\tON TOP\tON DISK\tNAMES\tDIGEST")
 	for _, l := range info.Layers {
@@ -133,6 +149,19 @@ func (c imageInspectCommand) Run(s streams) error {
 			humanize.IBytes(l.DiskBytes), l.Names, digest)
 	}
 	return table.Flush()
+}
+
+// origin is a line about the capture, or nothing.
+func (i inspected) origin() string {
+	if i.Capture == nil {
+		return ""
+	}
+	over := ""
+	if i.Capture.Base != "" {
+		over = " over " + i.Capture.Base
+	}
+	return fmt.Sprintf("capture %s, taken %s as a %s layer%s by %s %s\n", i.Capture.ID, i.Capture.Time.Format(time.RFC3339), i.Capture.Kind, over,
+		i.Capture.Hypervisor.Name, i.Capture.Hypervisor.Version)
 }
 
 // drawMap writes the page map of an image into a file.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/faultline-vm/faultline/api"
 	"github.com/faultline-vm/faultline/api/client"
 	"github.com/faultline-vm/faultline/instance"
 )
@@ -18,17 +19,8 @@ type oneInstance struct {
 	JSON     bool   `name:"json" help:"Print JSON."`
 }
 
-// change asks for something that leads to another state, and prints where it led.
 func (o oneInstance) change(s streams, step string, fn func(*client.Client) (instance.Instance, error)) error {
-	var after instance.Instance
-	err := o.ask(s, step+" "+o.Instance, func(c *client.Client) (err error) {
-		after, err = fn(c)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return printInstance(s, after, o.JSON)
+	return o.daemonAddress.change(s, step+" "+o.Instance, o.JSON, fn)
 }
 
 type startCommand struct{ oneInstance }
@@ -92,67 +84,58 @@ type inspectCommand struct{ oneInstance }
 func (c inspectCommand) Run(ctx context.Context, s streams) error {
 	return c.ask(s, "inspect", func(d *client.Client) error {
 		found, err := d.Instance(ctx, c.Instance)
-		if err != nil {
-			return err
-		}
-		if c.JSON {
-			return printJSON(s, found)
-		}
-		return describeInstance(s, found)
+		return printFound(s, c.JSON, found, err, instanceRows)
 	})
 }
 
-type psCommand struct {
-	daemonAddress
-	Quiet bool `short:"q" help:"Print names only."`
-	JSON  bool `name:"json" help:"Print JSON."`
-}
+type psCommand struct{ listFlags }
 
 func (c psCommand) Run(ctx context.Context, s streams) error {
 	return c.ask(s, "list instances", func(d *client.Client) error {
 		list, err := d.Instances(ctx)
-		if err != nil {
-			return err
+		return c.print(s, api.Instances{Instances: list}, err, instanceTable(list))
+	})
+}
+
+// deleteFlags are those of a command that deletes.
+type deleteFlags struct {
+	daemonAddress
+	IfExists bool `help:"That there is no such one is no error."`
+	JSON     bool `name:"json" help:"Print JSON."`
+}
+
+// delete deletes as many as it can.
+func (f deleteFlags) delete(s streams, kind string, refs []string, remove func(c *client.Client, ref string) (bool, error)) error {
+	return f.ask(s, "delete", func(c *client.Client) error {
+		gone, errs := []string{}, []error(nil)
+		for _, ref := range refs {
+			deleted, err := remove(c, ref)
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case deleted:
+				gone = append(gone, ref)
+			case !f.IfExists:
+				errs = append(errs, missing(kind, ref))
+			}
 		}
-		return printInstances(s, list, c.Quiet, c.JSON)
+		if f.JSON {
+			return errors.Join(append(errs, printJSON(s, map[string][]string{"deleted": gone}))...)
+		}
+		for _, ref := range gone {
+			fmt.Fprintf(s.out, "%s deleted\n", ref)
+		}
+		return errors.Join(errs...)
 	})
 }
 
 type deleteCommand struct {
-	daemonAddress
+	deleteFlags
 	Instances []string `arg:"" complete:"instance" help:"The instances: names, ids, or beginnings of ids."`
-	IfExists  bool     `help:"That there is no such instance is no error."`
-	JSON      bool     `name:"json" help:"Print JSON."`
 }
 
 func (c deleteCommand) Run(ctx context.Context, s streams) error {
-	return c.ask(s, "delete", func(d *client.Client) error {
-		return deleteAll(s, c.Instances, c.IfExists, c.JSON, "instance", func(ref string) (bool, error) { return d.Delete(ctx, ref) })
-	})
-}
-
-// deleteAll deletes as many as it can.
-func deleteAll(s streams, refs []string, ifExists, asJSON bool, kind string, remove func(ref string) (bool, error)) error {
-	gone, errs := []string{}, []error(nil)
-	for _, ref := range refs {
-		deleted, err := remove(ref)
-		switch {
-		case err != nil:
-			errs = append(errs, err)
-		case deleted:
-			gone = append(gone, ref)
-		case !ifExists:
-			errs = append(errs, missing(kind, ref))
-		}
-	}
-	if asJSON {
-		errs = append(errs, printJSON(s, map[string][]string{"deleted": gone}))
-	} else {
-		for _, ref := range gone {
-			fmt.Fprintf(s.out, "%s deleted\n", ref)
-		}
-	}
-	return errors.Join(errs...)
+	return c.delete(s, "instance", c.Instances, func(d *client.Client, ref string) (bool, error) { return d.Delete(ctx, ref) })
 }
 
 type waitCommand struct {

@@ -11,26 +11,33 @@ import (
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
+	"github.com/faultline-vm/faultline/pager/fleet"
 )
 
 type pagerCommand struct {
-	Sessions sessionsCommand `cmd:"" help:"List the sessions."`
-	Stats    statsCommand    `cmd:"" help:"Print what the pager counts, as JSON."`
-	Drain    drainCommand    `cmd:"" help:"Let the pager take no new sessions and exit after its last."`
+	Ls       pagerLsCommand      `cmd:"" help:"List the versions of the pager, and how each does."`
+	Upgrade  pagerUpgradeCommand `cmd:"" help:"Hand all sessions over to another version of the pager, newer or older, while their guests run."`
+	Drain    pagerDrainCommand   `cmd:"" help:"Let a pager take no new sessions and end after its last."`
+	Detach   pagerDetachCommand  `cmd:"" help:"Give a guest all of its memory and end its session while it runs on."`
+	Sessions sessionsCommand     `cmd:"" help:"List the sessions of a pager."`
+	Stats    statsCommand        `cmd:"" help:"Print what a pager counts, as JSON."`
 }
 
 // pagerAddress says which pager is asked.
 type pagerAddress struct {
 	DataDir      string `type:"path" default:"/var/lib/faultline" env:"FAULTLINE_DATA_DIR" help:"The data directory that the pager serves."`
-	PagerVersion string `help:"The version of the pager; default is the one of this program."`
+	PagerVersion string `help:"The version of the pager; default is the one that new sessions go to."`
 }
 
-func (a pagerAddress) client() *client.Client {
+func (a pagerAddress) client() (*client.Client, error) {
 	version := a.PagerVersion
 	if version == "" {
-		version = pager.Version()
+		var err error
+		if version, err = fleet.Current(a.DataDir); err != nil {
+			return nil, err
+		}
 	}
-	return client.New(pager.ControlSocket(a.DataDir, version))
+	return client.New(pager.ControlSocket(a.DataDir, version)), nil
 }
 
 type sessionsCommand struct {
@@ -39,7 +46,10 @@ type sessionsCommand struct {
 }
 
 func (c sessionsCommand) Run(ctx context.Context, s streams) error {
-	pager := c.client()
+	pager, err := c.client()
+	if err != nil {
+		return err
+	}
 	defer pager.Close()
 	sessions, err := pager.Sessions(ctx)
 	if err != nil {
@@ -60,26 +70,16 @@ func (c sessionsCommand) Run(ctx context.Context, s streams) error {
 type statsCommand struct{ pagerAddress }
 
 func (c statsCommand) Run(ctx context.Context, s streams) error {
-	pager := c.client()
+	pager, err := c.client()
+	if err != nil {
+		return err
+	}
 	defer pager.Close()
 	stats, err := pager.Stats(ctx)
 	if err != nil {
 		return err
 	}
 	return printJSON(s, stats)
-}
-
-type drainCommand struct{ pagerAddress }
-
-func (c drainCommand) Run(ctx context.Context, s streams) error {
-	pager := c.client()
-	defer pager.Close()
-	health, err := pager.Drain(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(s.out, "pager %s, process %d, is draining: %d sessions left\n", health.Version, health.PID, health.Sessions)
-	return err
 }
 
 // printJSON prints one value on one line.

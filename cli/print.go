@@ -8,7 +8,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 
-	"github.com/faultline-vm/faultline/api"
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/problem"
@@ -34,27 +33,45 @@ func warn(s streams, warnings []string) {
 	}
 }
 
-func printInstances(s streams, list []instance.Instance, quiet, asJSON bool) error {
-	if asJSON {
-		return printJSON(s, api.Instances{Instances: list})
+// listFlags are those of a command that lists what the daemon knows.
+type listFlags struct {
+	daemonAddress
+	Quiet bool `short:"q" help:"Print names only."`
+	JSON  bool `name:"json" help:"Print JSON."`
+}
+
+// print prints a list that was asked for: value as JSON, or a table of which the
+// first row is the heading and the first column the name.
+func (f listFlags) print(s streams, value any, err error, rows [][]string) error {
+	switch {
+	case err != nil:
+		return err
+	case f.JSON:
+		return printJSON(s, value)
+	case f.Quiet:
+		for _, row := range rows[1:] {
+			fmt.Fprintln(s.out, row[0])
+		}
+		return nil
 	}
 	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	if !quiet {
-		fmt.Fprintln(table, "NAME\tID\tSTATE\tVCPUS\tMEMORY\tBACKEND\tPID\tAGE\tREASON")
+	for _, row := range rows {
+		fmt.Fprintln(table, strings.Join(row, "\t"))
 	}
+	return table.Flush()
+}
+
+func instanceTable(list []instance.Instance) [][]string {
+	table := [][]string{{"NAME", "ID", "STATE", "VCPUS", "MEMORY", "BACKEND", "PID", "AGE", "REASON"}}
 	for _, i := range list {
-		if quiet {
-			fmt.Fprintln(table, i.Name)
-			continue
-		}
 		pid := "-"
 		if i.PID != 0 {
 			pid = fmt.Sprint(i.PID)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", i.Name, i.ID, i.State, i.Spec.VCPUs,
-			humanize.IBytes(i.Spec.MemoryBytes), backend(i), pid, age(i.Created), i.Reason)
+		table = append(table, []string{i.Name, i.ID, string(i.State), fmt.Sprint(i.Spec.VCPUs),
+			humanize.IBytes(i.Spec.MemoryBytes), backend(i), pid, age(i.Created), i.Reason})
 	}
-	return table.Flush()
+	return table
 }
 
 // backend is where an instance has its memory from.
@@ -67,6 +84,9 @@ func backend(i instance.Instance) string {
 
 // age is how long something exists.
 func age(since time.Time) string {
+	if since.IsZero() {
+		return "-"
+	}
 	return strings.TrimSpace(humanize.RelTime(since, time.Now(), "", ""))
 }
 
@@ -81,7 +101,18 @@ func describe(s streams, rows [][2]string) error {
 	return table.Flush()
 }
 
-func describeInstance(s streams, i instance.Instance) error {
+// printFound prints one thing that was asked for.
+func printFound[T any](s streams, asJSON bool, found T, err error, rows func(T) [][2]string) error {
+	switch {
+	case err != nil:
+		return err
+	case asJSON:
+		return printJSON(s, found)
+	}
+	return describe(s, rows(found))
+}
+
+func instanceRows(i instance.Instance) [][2]string {
 	rows := [][2]string{
 		{"name", i.Name}, {"id", i.ID}, {"state", string(i.State)}, {"reason", i.Reason},
 		{"operation", string(i.Operation)}, {"created", i.Created.Format(time.RFC3339)}, {"directory", i.Dir},
@@ -108,7 +139,7 @@ func describeInstance(s streams, i instance.Instance) error {
 	for _, w := range i.Warnings {
 		rows = append(rows, [2]string{"warning", w})
 	}
-	return describe(s, rows)
+	return rows
 }
 
 func specRows(spec instance.Spec) [][2]string {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -44,35 +43,22 @@ func (c snapshotCreateCommand) Run(ctx context.Context, s streams) error {
 	return err
 }
 
-type snapshotLsCommand struct {
-	daemonAddress
-	Quiet bool `short:"q" help:"Print names only."`
-	JSON  bool `name:"json" help:"Print JSON."`
-}
+type snapshotLsCommand struct{ listFlags }
 
 func (c snapshotLsCommand) Run(ctx context.Context, s streams) error {
 	return c.ask(s, "list snapshots", func(d *client.Client) error {
 		list, err := d.Snapshots(ctx)
-		if err != nil {
-			return err
-		}
-		if c.JSON {
-			return printJSON(s, api.Snapshots{Snapshots: list})
-		}
-		table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-		if !c.Quiet {
-			fmt.Fprintln(table, "NAME\tID\tOF\tMEMORY\tLAYERS\tAGE")
-		}
-		for _, one := range list {
-			if c.Quiet {
-				fmt.Fprintln(table, one.Name)
-				continue
-			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n", one.Name, one.ID, one.InstanceName,
-				humanize.IBytes(one.Spec.MemoryBytes), one.Layers, age(one.Created))
-		}
-		return table.Flush()
+		return c.print(s, api.Snapshots{Snapshots: list}, err, snapshotTable(list))
 	})
+}
+
+func snapshotTable(list []instance.Snapshot) [][]string {
+	table := [][]string{{"NAME", "ID", "OF", "MEMORY", "LAYERS", "AGE", "PROBLEM"}}
+	for _, one := range list {
+		table = append(table, []string{one.Name, one.ID, one.InstanceName, humanize.IBytes(one.Spec.MemoryBytes),
+			fmt.Sprint(one.Layers), age(one.Created), one.Broken})
+	}
+	return table
 }
 
 // oneSnapshot are the arguments of a command about one snapshot.
@@ -89,18 +75,20 @@ type snapshotInspectCommand struct {
 func (c snapshotInspectCommand) Run(ctx context.Context, s streams) error {
 	return c.ask(s, "inspect", func(d *client.Client) error {
 		found, err := d.Snapshot(ctx, c.Snapshot)
-		if err != nil {
-			return err
-		}
-		if c.JSON {
-			return printJSON(s, found)
-		}
-		return describe(s, append([][2]string{
-			{"name", found.Name}, {"id", found.ID}, {"created", found.Created.Format(time.RFC3339)},
-			{"of", found.InstanceName + " (" + found.Instance + ")"}, {"directory", found.Dir},
-			{"layers", fmt.Sprint(found.Layers)},
-		}, append(specRows(found.Spec), captureRows(&found.Capture)...)...))
+		return printFound(s, c.JSON, found, err, snapshotRows)
 	})
+}
+
+func snapshotRows(found instance.Snapshot) [][2]string {
+	rows := [][2]string{{"name", found.Name}, {"id", found.ID}, {"directory", found.Dir}, {"broken", found.Broken}}
+	if found.Instance == "" {
+		return rows // nothing else is known
+	}
+	rows = append(rows, [][2]string{
+		{"created", found.Created.Format(time.RFC3339)}, {"of", found.InstanceName + " (" + found.Instance + ")"},
+		{"layers", fmt.Sprint(found.Layers)},
+	}...)
+	return append(append(rows, specRows(found.Spec)...), captureRows(&found.Capture)...)
 }
 
 type snapshotForkCommand struct {
@@ -109,15 +97,9 @@ type snapshotForkCommand struct {
 }
 
 func (c snapshotForkCommand) Run(ctx context.Context, s streams) error {
-	var forks []api.Fork
-	err := c.ask(s, "fork "+c.Snapshot, func(d *client.Client) (err error) {
-		forks, err = d.ForkSnapshot(ctx, c.Snapshot, c.request())
-		return err
+	return c.make(s, c.daemonAddress, c.Snapshot, func(d *client.Client) ([]api.Fork, error) {
+		return d.ForkSnapshot(ctx, c.Snapshot, c.request())
 	})
-	if err != nil {
-		return err
-	}
-	return c.print(s, forks)
 }
 
 type snapshotRestoreCommand struct {
@@ -127,26 +109,16 @@ type snapshotRestoreCommand struct {
 }
 
 func (c snapshotRestoreCommand) Run(ctx context.Context, s streams) error {
-	var after instance.Instance
-	err := c.ask(s, "restore "+c.Snapshot, func(d *client.Client) (err error) {
-		after, err = d.RestoreSnapshot(ctx, c.Snapshot, c.request())
-		return err
+	return c.change(s, "restore "+c.Snapshot, c.JSON, func(d *client.Client) (instance.Instance, error) {
+		return d.RestoreSnapshot(ctx, c.Snapshot, c.request())
 	})
-	if err != nil {
-		return err
-	}
-	return printInstance(s, after, c.JSON)
 }
 
 type snapshotDeleteCommand struct {
-	daemonAddress
+	deleteFlags
 	Snapshots []string `arg:"" complete:"snapshot" help:"The snapshots: names, ids, or beginnings of ids."`
-	IfExists  bool     `help:"That there is no such snapshot is no error."`
-	JSON      bool     `name:"json" help:"Print JSON."`
 }
 
 func (c snapshotDeleteCommand) Run(ctx context.Context, s streams) error {
-	return c.ask(s, "delete", func(d *client.Client) error {
-		return deleteAll(s, c.Snapshots, c.IfExists, c.JSON, "snapshot", func(ref string) (bool, error) { return d.DeleteSnapshot(ctx, ref) })
-	})
+	return c.delete(s, "snapshot", c.Snapshots, func(d *client.Client, ref string) (bool, error) { return d.DeleteSnapshot(ctx, ref) })
 }

@@ -27,8 +27,9 @@ func image(t *testing.T, args ...string) run {
 
 // inspection is the part of the JSON of an image that the tests look at.
 type inspection struct {
-	Path   string
-	Layers []struct {
+	Path    string
+	Capture struct{ ID, Base string }
+	Layers  []struct {
 		ID, Kind, Path, Digest string
 		Names                  int
 	}
@@ -64,6 +65,12 @@ func TestImageCommands(t *testing.T) {
 		decode(t, image(t, "inspect", c.Dir, "--json", "--svg", svg), &info)
 		if len(info.Layers) != 2 || info.Layers[0].Kind != "full" || info.Layers[1].Kind != "diff" || info.Layers[0].Names != 2 {
 			t.Errorf("inspected %+v", info)
+		}
+		if info.Capture.ID != c.Record.ID || info.Capture.Base != c.Record.Base || c.Record.Base == "" {
+			t.Errorf("the origin is %+v, want that of %+v", info.Capture, c.Record)
+		}
+		if r := image(t, "inspect", c.Dir); !strings.Contains(r.stdout, "capture "+c.Record.ID) || !strings.Contains(r.stdout, "over "+c.Record.Base) {
+			t.Errorf("inspected: %v", r)
 		}
 		if picture, err := os.ReadFile(svg); err != nil || !bytes.Contains(picture, []byte("<svg")) || !bytes.Contains(picture, []byte(info.Layers[1].ID[:8])) {
 			t.Errorf("the picture: %.200q, %v", picture, err)
@@ -181,23 +188,7 @@ func TestImageVerifyFindsAFlippedBit(t *testing.T) {
 		t.Fatal(err)
 	}
 	const page = guest.BaseAddress/memimage.PageSize + 7
-	layer := filepath.Join(c.Dir, m.Layers[0].File)
-	if err := os.Chmod(layer, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(layer, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	b := make([]byte, 1)
-	if _, err := f.ReadAt(b, page*memimage.PageSize+99); err != nil {
-		t.Fatal(err)
-	}
-	b[0] ^= 0x10
-	if _, err := f.WriteAt(b, page*memimage.PageSize+99); err != nil {
-		t.Fatal(err)
-	}
+	flipBit(t, filepath.Join(c.Dir, m.Layers[0].File), page*memimage.PageSize+99)
 	r := faultline(t, binaries, nil, "image", "verify", c.Dir, "--json")
 	if id := string(m.Layers[0].ID); r.code != 1 || !strings.Contains(r.stderr, id) || !strings.Contains(r.stderr, fmt.Sprint("page ", page)) {
 		t.Errorf("a flipped bit gave %v", r)
@@ -217,6 +208,27 @@ func TestImageVerifyFindsAFlippedBit(t *testing.T) {
 	}
 	if r := faultline(t, binaries, nil, "image", "verify", c.Dir); r.code != 1 || !strings.Contains(r.stdout, fmt.Sprint("page ", page)) {
 		t.Errorf("as a table: %v", r)
+	}
+}
+
+// flipBit damages a sealed file.
+func flipBit(t *testing.T, path string, offset int64) {
+	t.Helper()
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x10
+	if _, err := f.WriteAt(b, offset); err != nil {
+		t.Fatal(err)
 	}
 }
 

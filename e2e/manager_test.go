@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,6 +28,8 @@ type managed struct {
 	daemon *exec.Cmd
 	log    string
 	guest  managedGuest
+	// hypervisor is what is preferred.
+	hypervisor string
 }
 
 // manage starts a daemon whose VMMs are those of the hypervisor.
@@ -34,14 +37,22 @@ func manage(t *testing.T, hypervisor string) *managed {
 	t.Helper()
 	m := &managed{t: t, dir: dataDir(t)}
 	m.log = filepath.Join(m.dir, "daemon.log")
-	config := fmt.Sprintf("data_dir: %s\nhypervisor:\n  prefer: %s\n  firecracker_uffd_cache_max_bytes: 256MiB\npager:\n  manager: child\n", m.data(), hypervisor)
-	if err := os.WriteFile(m.config(), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	m.must("config", "check", m.config())
+	m.hypervisor = hypervisor
+	m.configure(instance.File)
 	m.startDaemon()
 	t.Cleanup(m.clear)
 	return m
+}
+
+// configure writes the configuration.
+func (m *managed) configure(backend instance.Backend) {
+	m.t.Helper()
+	text := fmt.Sprintf("data_dir: %s\nhypervisor:\n  prefer: %s\n  firecracker_snapshot_memory_backend: %s\n"+
+		"  firecracker_uffd_cache_max_bytes: 256MiB\npager:\n  manager: child\n", m.data(), m.hypervisor, backend)
+	if err := os.WriteFile(m.config(), []byte(text), 0o600); err != nil {
+		m.t.Fatal(err)
+	}
+	m.must("config", "check", m.config())
 }
 
 func (m *managed) data() string   { return filepath.Join(m.dir, "data") }
@@ -64,8 +75,9 @@ func (m *managed) must(args ...string) run {
 	return r
 }
 
-// startDaemon starts the daemon and waits until it answers.
-func (m *managed) startDaemon() {
+// startDaemon starts the daemon, with additions to its environment, and waits until it
+// answers.
+func (m *managed) startDaemon(env ...string) {
 	m.t.Helper()
 	log, err := os.OpenFile(m.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -74,6 +86,7 @@ func (m *managed) startDaemon() {
 	defer log.Close()
 	m.daemon = exec.Command(filepath.Join(binaries, "faultline"), "daemon", "--config", m.config())
 	m.daemon.Stderr = log
+	m.daemon.Env = append(os.Environ(), env...)
 	if err := m.daemon.Start(); err != nil {
 		m.t.Fatal(err)
 	}
@@ -237,6 +250,18 @@ func (m *managed) day() {
 		m.t.Errorf("processes after a restart of the daemon: %s", diff)
 	}
 
+	// A changed backend concerns restores from then on.
+	for _, backend := range []instance.Backend{instance.File, instance.Uffd} {
+		m.configure(backend)
+		m.must("config", "reload")
+		m.must("standby", "source")
+		m.must("restore", "source")
+		if i := m.inspect("source", instance.Running); i.Backend == nil || i.Backend.Backend != backend {
+			m.t.Errorf("restored with %+v, configured is %s", i.Backend, backend)
+		}
+		m.guest.check(m, "source")
+	}
+
 	m.must("delete", "source")
 	names = append(names[:len(names)-1], m.forks(2, "snapshot", "fork", "first", "--name", "late")...)
 	m.must("snapshot", "delete", "first")
@@ -277,7 +302,7 @@ func (m *managed) end() {
 	// operator about the pager.
 	left = slices.DeleteFunc(left, func(name string) bool {
 		base := filepath.Base(name)
-		return name == "lock" || name == "VERSION" || base == "pager.lock" || base == "pager.log"
+		return name == "lock" || name == "VERSION" || base == "pager.lock" || base == "pager.log" || base == "chosen.json" || base == "notify.sock"
 	})
 	if err != nil || len(left) > 0 {
 		m.t.Errorf("left in the data directory: %q, %v", left, err)
@@ -318,6 +343,32 @@ func requireFirecracker(t *testing.T) {
 	if _, err := firecracker.Choose(t.Context(), firecracker.Selection{Prefer: firecracker.PreferReal}); err != nil {
 		t.Skip(err)
 	}
+}
+
+// A daemon that is killed in the middle of a fork leaves the fork undone, and its
+// source running. The pager that it has started has other failpoints, and lives on.
+func TestDaemonKilledInAFork(t *testing.T) {
+	m := manage(t, "fcsim")
+	m.guest = newTestGuest(m, 8)
+	m.guest.create(m, "source")
+	m.must("start", "source")
+	m.guest.booted(m, "source")
+	m.stopDaemon()
+	m.startDaemon("FAULTLINE_DAEMON_FAILPOINTS=fork/load-the-capture/done=crash")
+	if r := m.run("fork", "source", "--name", "lost"); r.code == 0 {
+		t.Errorf("a fork of a daemon that was killed: %v", r)
+	}
+	var exit *exec.ExitError
+	if err := m.daemon.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("the daemon ended with %v", err)
+	}
+	m.startDaemon()
+	if diff := cmp.Diff(map[string]instance.State{"source": instance.Running}, m.states()); diff != "" {
+		t.Error(diff)
+	}
+	m.guest.check(m, append(m.forks(1, "fork", "source", "--name", "kept"), "source")...)
+	m.must("delete", "source", "kept")
+	m.end()
 }
 
 func TestSecondDaemonIsRefused(t *testing.T) {

@@ -39,14 +39,16 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/faultline", "./cmd/faultline-pager", "./cmd/fcsim")
+	// As installed: other versions of the pager have their place beside bin.
+	bin := filepath.Join(dir, "bin")
+	build := exec.Command("go", "build", "-o", bin+"/", "./cmd/faultline", "./cmd/faultline-pager", "./cmd/fcsim")
 	build.Dir = ".."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, output)
 		return 1
 	}
-	binaries = dir
+	binaries = bin
 	return m.Run()
 }
 
@@ -68,8 +70,7 @@ func faultline(t *testing.T, bin string, prepare func(*exec.Cmd), args ...string
 	cmd := exec.CommandContext(ctx, filepath.Join(bin, "faultline"), args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	// What names a guest for other tests is not meant for these.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FAULTLINE_") })
+	cmd.Env = environment()
 	if prepare != nil {
 		prepare(cmd)
 	}
@@ -79,6 +80,11 @@ func faultline(t *testing.T, bin string, prepare func(*exec.Cmd), args ...string
 		t.Fatalf("run faultline %q: %v", args, err)
 	}
 	return run{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// environment is that of the tests without what names a guest for other tests.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FAULTLINE_") })
 }
 
 // dataDir makes a directory that every user can write to, with a path short
