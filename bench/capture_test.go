@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestResidentAndEvict(t *testing.T) {
@@ -56,7 +58,7 @@ func TestCaptureGroup(t *testing.T) {
 	if refused(t) {
 		t.Skip("userfaultfd is not permitted here; run as root or set vm.unprivileged_userfaultfd=1")
 	}
-	bin, dir := programs(t), shortDir(t)
+	bin, dir := programs(t), shortdir.Make(t)
 	little := tiny()
 	little.captureSize = captureSize{
 		forkRounds: 2, smallGuest: 32 << 20, largeGuest: 256 << 20,

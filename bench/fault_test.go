@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/memimage"
 )
 
@@ -20,21 +21,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// shortDir returns a directory in which socket paths are short enough.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // programs builds what the group runs besides this program.
 func programs(t *testing.T) string {
 	t.Helper()
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/faultline-pager", "./cmd/fcsim")
 	build.Dir = ".."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -74,7 +64,7 @@ func TestFaultGroup(t *testing.T) {
 	if refused(t) {
 		t.Skip("userfaultfd is not permitted here; run as root or set vm.unprivileged_userfaultfd=1")
 	}
-	bin, dir := programs(t), shortDir(t)
+	bin, dir := programs(t), shortdir.Make(t)
 	var progress bytes.Buffer
 	report, err := Run(t.Context(), Options{
 		Group: "fault", Dir: dir, Version: "v1", Progress: &progress, size: tiny(),
@@ -117,7 +107,7 @@ func TestWithoutCompiler(t *testing.T) {
 		t.Skip("userfaultfd is not permitted here; run as root or set vm.unprivileged_userfaultfd=1")
 	}
 	t.Setenv("CC", "no-such-compiler")
-	r := &run{Options: Options{Progress: &bytes.Buffer{}}, size: *tiny(), ctx: t.Context(), dir: shortDir(t)}
+	r := &run{Options: Options{Progress: &bytes.Buffer{}}, size: *tiny(), ctx: t.Context(), dir: shortdir.Make(t)}
 	cases, err := r.faultContest(filepath.Join(programs(t), "faultline-pager"))
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +123,7 @@ func TestWithoutCompiler(t *testing.T) {
 // TestFailureIsTold has a pager that ends at once: each row says so, and the run
 // has failed.
 func TestFailureIsTold(t *testing.T) {
-	report, err := Run(t.Context(), Options{Group: "fault", Dir: shortDir(t), PagerBinary: "/bin/false", SimulatorBinary: "/bin/false", size: tiny()})
+	report, err := Run(t.Context(), Options{Group: "fault", Dir: shortdir.Make(t), PagerBinary: "/bin/false", SimulatorBinary: "/bin/false", size: tiny()})
 	if err == nil || len(report.Cases) != 6 {
 		t.Fatalf("error %v, %d cases", err, len(report.Cases))
 	}
@@ -151,7 +141,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Run(ctx, Options{Group: "fault", Dir: shortDir(t), PagerBinary: "/bin/false", size: tiny()}); !errors.Is(err, context.Canceled) {
+	if _, err := Run(ctx, Options{Group: "fault", Dir: shortdir.Make(t), PagerBinary: "/bin/false", size: tiny()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("an interrupted run: %v", err)
 	}
 }
@@ -203,7 +193,7 @@ func TestRecoveryGroup(t *testing.T) {
 	if refused(t) {
 		t.Skip("userfaultfd is not permitted here; run as root or set vm.unprivileged_userfaultfd=1")
 	}
-	bin, dir := programs(t), shortDir(t)
+	bin, dir := programs(t), shortdir.Make(t)
 	little := tiny()
 	little.recoverySize = recoverySize{attached: 6, attachedPages: 512, upgrades: 2}
 	var progress bytes.Buffer

@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // TestManagerGroup runs the whole group with little work. Of its figures only the
 // number of failures does not depend on time.
 func TestManagerGroup(t *testing.T) {
-	bin, dir := programs(t), shortDir(t)
+	bin, dir := programs(t), shortdir.Make(t)
 	build := exec.Command("go", "build", "-o", bin+"/", "./cmd/faultline")
 	build.Dir = ".."
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -47,7 +48,7 @@ func TestManagerGroup(t *testing.T) {
 }
 
 func TestManagerGroupSaysWhyItCouldNot(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	little := tiny()
 	little.managerSize = managerSize{standby: 1, burstForks: 1, startRounds: 1}
 	report, err := Run(t.Context(), Options{

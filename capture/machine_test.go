@@ -10,6 +10,7 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/internal/talk"
 )
 
@@ -40,27 +41,12 @@ type machine struct {
 	hv   hypervisor.Description
 }
 
-// shortDir returns a directory whose path leaves room for the names of sockets.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // bootMachine boots a guest that tracks dirty pages and waits until it is ready.
 func bootMachine(t *testing.T) *machine {
 	t.Helper()
 	w := guest.Default(128)
 	w.Classes, w.Words = 4, 8
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	kernel := filepath.Join(dir, "kernel")
 	if err := os.WriteFile(kernel, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -1,20 +1,16 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
 func TestPagerCommands(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	pager, err := supervisor.Start(t.Context(), supervisor.Options{Binary: filepath.Join(binaries, "faultline-pager"), DataDir: dir})
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // testMachine is a machine in this process behind a unix socket. Guests without
@@ -28,7 +29,7 @@ type testMachine struct {
 
 func newTestMachine(t *testing.T) *testMachine {
 	t.Helper()
-	t.Chdir(shortDir(t))
+	t.Chdir(shortdir.Make(t))
 	for _, name := range []string{"kernel", "disk", "other"} {
 		if err := os.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)

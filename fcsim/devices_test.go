@@ -5,13 +5,15 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // withDevices boots a guest with a drive and a vsock under relative paths and
 // captures it.
 func withDevices(t *testing.T) *process {
 	t.Helper()
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	if err := os.WriteFile(source.path("disk.raw"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +31,7 @@ func withDevices(t *testing.T) *process {
 // socket, in its own directory, while the source runs on.
 func TestRelativePathsAreTheForks(t *testing.T) {
 	source := withDevices(t)
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	if err := os.WriteFile(fork.path("disk.raw"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestMissingDeviceFailsTheLoad(t *testing.T) {
 		"vsock": {[]string{"disk.raw", "v.sock"}, "Error restoring MMIO devices: VsockUnixBackend: Error binding to the host-side Unix socket: Address already in use (os error 98)"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := startProcess(t, shortDir(t))
+			p := startProcess(t, shortdir.Make(t))
 			for _, file := range c.files {
 				if err := os.WriteFile(p.path(file), nil, 0o600); err != nil {
 					t.Fatal(err)
@@ -89,7 +91,7 @@ func TestMissingDeviceFailsTheLoad(t *testing.T) {
 			}
 		})
 	}
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	if err := os.WriteFile(p.path("disk.raw"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

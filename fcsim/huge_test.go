@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // freeHugePages is the number of 2 MiB pages that nobody uses.
@@ -40,14 +41,14 @@ func TestHugePages(t *testing.T) {
 	source.resume()
 	source.check()
 
-	refusing := startProcess(t, shortDir(t))
+	refusing := startProcess(t, shortdir.Make(t))
 	message := refusing.refused("PUT", "/snapshot/load", load(source.path("full.state"), "File", source.path("full.mem"), nil))
 	if !strings.Contains(message, "Cannot restore hugetlbfs backed snapshot by mapping the memory file. Please use uffd.") {
 		t.Error(message)
 	}
 
 	pager := startPager(t, source.path("full.mem"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, object{"track_dirty_pages": true}))
 	fork.check()
 	<-pager.ready
@@ -83,7 +84,7 @@ func TestHugePagePoolRunsDry(t *testing.T) {
 	if free > 100 {
 		t.Skipf("%d free pages of 2 MiB are too many to use up here; lower vm.nr_hugepages", free)
 	}
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	if err := os.WriteFile(p.path("kernel"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // capture boots a guest, captures it as full.state and full.mem and returns it
 // paused.
 func capture(t *testing.T, w guest.Workload, machine object) *process {
 	t.Helper()
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	source.ok("PUT", "/balloon", object{"amount_mib": 0, "deflate_on_oom": false, "stats_polling_interval_s": 1})
 	source.boot(w, machine)
 	source.pause()
@@ -25,7 +26,7 @@ func TestLazyRestore(t *testing.T) {
 	w := small()
 	source := capture(t, w, nil)
 	pager := startPager(t, source.path("full.mem"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, object{"track_dirty_pages": true}))
 	<-pager.ready
 	if got := pager.faults.Load(); got == 0 {
@@ -54,7 +55,7 @@ func TestLazyRestore(t *testing.T) {
 	fork.write()
 	fork.check()
 
-	second := startProcess(t, shortDir(t))
+	second := startProcess(t, shortdir.Make(t))
 	second.ok("PUT", "/snapshot/load", load(fork.path("again.state"), "File", fork.path("again.mem"), nil))
 	second.check()
 }
@@ -65,14 +66,14 @@ func TestMemoryAboveTheHole(t *testing.T) {
 	w := small()
 	w.Pages, w.Step, w.Spread = 64, 1, 15<<10 // 60 MiB apart
 	w.Free = 4
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	source.boot(w, object{"mem_size_mib": 4096, "track_dirty_pages": true})
 	source.pause()
 	source.snapshot("Diff", "sparse") // of a fresh guest: complete
 	source.resume()
 	source.check()
 	pager := startPager(t, source.path("sparse.mem"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("sparse.state"), "Uffd", pager.path, nil))
 	fork.check()
 	<-pager.ready
@@ -91,7 +92,7 @@ func TestMemoryAboveTheHole(t *testing.T) {
 func TestWithoutPagerTheGuestFreezes(t *testing.T) {
 	source := capture(t, small(), nil)
 	pager := startPager(t, source.path("full.mem"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, nil))
 	pager.stop()
 	fork.command(guest.CommandCheck)
@@ -118,7 +119,7 @@ func TestSlowFaultsAreQueuedOnce(t *testing.T) {
 	source := capture(t, w, object{"vcpu_count": 1})
 	pager := startPager(t, source.path("full.mem"))
 	pager.lag.Store(int64(100 * time.Millisecond))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, nil))
 	fork.check()
 	// The VMM's page, the four of the workload, seeds and identity.
@@ -132,7 +133,7 @@ func TestBalloonWhileLoadingLazily(t *testing.T) {
 	w.Free = 1024
 	source := capture(t, w, nil)
 	pager := startPager(t, source.path("full.mem"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, nil))
 	fork.ok("PATCH", "/balloon", object{"amount_mib": 3})
 	waitForBalloon(fork, `"actual_pages":768`)
@@ -151,7 +152,7 @@ func TestBalloonWhileLoadingLazily(t *testing.T) {
 	// What was dropped is zero in a full snapshot, too.
 	fork.pause()
 	fork.snapshot("Full", "again")
-	second := startProcess(t, shortDir(t))
+	second := startProcess(t, shortdir.Make(t))
 	second.ok("PUT", "/snapshot/load", load(fork.path("again.state"), "File", fork.path("again.mem"), nil))
 	second.ok("PATCH", "/balloon", object{"amount_mib": 4})
 	waitForBalloon(second, `"actual_pages":1024`)
@@ -180,7 +181,7 @@ func TestBalloonSeesJunkThatCameBack(t *testing.T) {
 	s := decodeFile(t, source.path("full.state"))
 	s.Balloon.Given, s.Balloon.Zeroed = 256, 256
 	encodeFile(t, s, source.path("forged.state"))
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("forged.state"), "File", source.path("full.mem"), nil))
 	fork.command(guest.CommandCheck)
 	if r := fork.report(guest.Check); r.Bad != 256 || r.First != w.Pages {
@@ -199,7 +200,7 @@ func TestFailedLoadEndsTheProcess(t *testing.T) {
 		"vsock":     load(source.path("full.state"), "File", source.path("full.mem"), object{"vsock_override": object{"uds_path": "v.sock"}}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := startProcess(t, shortDir(t))
+			p := startProcess(t, shortdir.Make(t))
 			p.refused("PUT", "/snapshot/load", body)
 			if code := p.exitCode(); code != exitError {
 				t.Errorf("exit code %d", code)

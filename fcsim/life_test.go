@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // small is a workload that fits next to the fixed pages into 64 MiB.
@@ -22,7 +23,7 @@ func small() guest.Workload {
 }
 
 func TestGuestLife(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	if got := p.state(); got != "Not started" {
 		t.Errorf("state %q before the start", got)
 	}
@@ -59,7 +60,7 @@ func TestGuestLife(t *testing.T) {
 }
 
 func TestPauseStopsTheGuest(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	w := small()
 	w.Auto = true
 	p.boot(w, nil)
@@ -89,7 +90,7 @@ func TestPauseStopsTheGuest(t *testing.T) {
 }
 
 func TestFileRestore(t *testing.T) {
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	source.boot(small(), object{"track_dirty_pages": true})
 	source.write()
 	source.pause()
@@ -118,7 +119,7 @@ func TestFileRestore(t *testing.T) {
 	source.snapshot("Diff", "merged")
 
 	for state, memory := range map[string]string{"full": "full.mem", "merged": "merged.mem"} {
-		fork := startProcess(t, shortDir(t))
+		fork := startProcess(t, shortdir.Make(t))
 		fork.ok("PUT", "/snapshot/load", load(source.path(state+".state"), "File", source.path(memory), nil))
 		fork.check()
 		fork.write()
@@ -167,7 +168,7 @@ func copyFile(t *testing.T, from, to string) {
 
 // TestDiffWithoutTracking: what was never touched is not in it.
 func TestDiffWithoutTracking(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	p.boot(small(), nil)
 	p.pause()
 	p.snapshot("Diff", "diff")
@@ -176,13 +177,13 @@ func TestDiffWithoutTracking(t *testing.T) {
 		t.Errorf("%d bytes allocated for a guest that touched %d", got, touched)
 	}
 	// The diff of a guest that was booted is complete.
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(p.path("diff.state"), "File", p.path("diff.mem"), nil))
 	fork.check()
 }
 
 func TestCaptureInTheMiddleOfACheck(t *testing.T) {
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	w := small()
 	w.Rate = 1000 // two vCPUs: half a second a pass
 	source.boot(w, nil)
@@ -202,7 +203,7 @@ func TestCaptureInTheMiddleOfACheck(t *testing.T) {
 		t.Skipf("the guest was not caught in the middle of a check but %s; slower machines are needed", s.Guest.Phase)
 	}
 	source.resume()
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("mid.state"), "File", source.path("mid.mem"), nil))
 	for _, p := range []*process{source, fork} {
 		if r := p.report(guest.Check); r.Pages != w.Pages || r.Bad != 0 {
@@ -214,7 +215,7 @@ func TestCaptureInTheMiddleOfACheck(t *testing.T) {
 
 // TestWrongPageIsFound proves that the guest's check can fail.
 func TestWrongPageIsFound(t *testing.T) {
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	w := small()
 	source.boot(w, nil)
 	source.pause()
@@ -234,7 +235,7 @@ func TestWrongPageIsFound(t *testing.T) {
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "File", source.path("full.mem"), nil))
 	fork.command(guest.CommandCheck)
 	if r := fork.report(guest.Check); r.Bad != 2 || r.First != 5 && r.First != 900 || r.ID != 0x1234 {
@@ -243,11 +244,11 @@ func TestWrongPageIsFound(t *testing.T) {
 }
 
 func TestTruncatedMemoryFileKillsTheProcess(t *testing.T) {
-	source := startProcess(t, shortDir(t))
+	source := startProcess(t, shortdir.Make(t))
 	source.boot(small(), nil)
 	source.pause()
 	source.snapshot("Full", "full")
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "File", source.path("full.mem"), nil))
 	if err := os.Truncate(source.path("full.mem"), guest.BaseAddress); err != nil {
 		t.Fatal(err)
@@ -261,7 +262,7 @@ func TestTruncatedMemoryFileKillsTheProcess(t *testing.T) {
 // TestMemoryDoesNotFit: a disk that fills up in the middle costs the snapshot and
 // nothing else.
 func TestMemoryDoesNotFit(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	if err := os.Mkdir(p.path("tiny"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -283,13 +284,13 @@ func TestMemoryDoesNotFit(t *testing.T) {
 	p.snapshot("Diff", "good") // of a fresh guest: everything
 	p.resume()
 	p.check()
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(p.path("good.state"), "File", p.path("good.mem"), nil))
 	fork.check()
 }
 
 func TestDiskFull(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	p.boot(small(), object{"track_dirty_pages": true})
 	p.pause()
 	if message := p.refused("PUT", "/snapshot/create", object{"snapshot_path": "/dev/full", "mem_file_path": "mem"}); !strings.Contains(message, "No space left on device (os error 28)") {
@@ -305,7 +306,7 @@ func TestDiskFull(t *testing.T) {
 	p.snapshot("Diff", "good")
 	p.resume()
 	p.check()
-	fork := startProcess(t, shortDir(t))
+	fork := startProcess(t, shortdir.Make(t))
 	fork.ok("PUT", "/snapshot/load", load(p.path("good.state"), "File", p.path("good.mem"), nil))
 	fork.check()
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/uffd"
 )
 
@@ -40,7 +41,7 @@ func startPager(t *testing.T, memory string) *pager {
 		t.Skipf("%v", err)
 	}
 	_ = fd.Close()
-	p := &pager{t: t, path: filepath.Join(shortDir(t), "pager.sock"), ready: make(chan struct{}), ended: make(chan struct{})}
+	p := &pager{t: t, path: filepath.Join(shortdir.Make(t), "pager.sock"), ready: make(chan struct{}), ended: make(chan struct{})}
 	if p.memory, err = os.Open(memory); err != nil {
 		t.Fatal(err)
 	}

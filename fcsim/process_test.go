@@ -36,17 +36,6 @@ type process struct {
 	client  *http.Client
 }
 
-// shortDir is a directory whose path leaves room for the names of sockets.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
 // startProcess starts an fcsim and waits until its socket answers.
 func startProcess(t *testing.T, dir string) *process {
 	t.Helper()

@@ -16,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestLayout(t *testing.T) {
@@ -189,7 +190,7 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestSocketThatExists(t *testing.T) {
-	p := startProcess(t, shortDir(t))
+	p := startProcess(t, shortdir.Make(t))
 	second := spawn(t, p.dir, "--api-sock", "api.sock")
 	if code := second.exitCode(); code != exitError || !strings.Contains(second.stderr.String(), "Check that it is not already used") {
 		t.Errorf("%d: %s", code, second.stderr)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/faultline-vm/faultline/capture"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestGate(t *testing.T) {
@@ -132,11 +133,7 @@ func TestBrokenSnapshot(t *testing.T) {
 func TestReconfigureVsock(t *testing.T) {
 	rec := sampleRecord()
 	for answer, want := range map[string]string{"ok\n": "", "no\n": "answered", "": "EOF"} {
-		dir, err := os.MkdirTemp("", "fl")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer os.RemoveAll(dir)
+		dir := shortdir.Make(t)
 		l, err := net.Listen("unix", filepath.Join(dir, vsockName))
 		if err != nil {
 			t.Fatal(err)

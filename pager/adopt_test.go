@@ -20,6 +20,7 @@ import (
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/hugepages"
 	"github.com/faultline-vm/faultline/internal/procstat"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
 )
@@ -85,16 +86,6 @@ func (p *pagerProcess) session(t *testing.T, id string, want control.State) cont
 	}
 }
 
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // TestCrashAtEveryFailpoint lets the pager die at each point of a session's life, lets
 // another one take over, and looks at every page of the guest.
 func TestCrashAtEveryFailpoint(t *testing.T) {
@@ -114,7 +105,7 @@ func TestCrashAtEveryFailpoint(t *testing.T) {
 }
 
 func crashAndAdopt(t *testing.T, pageSize uint64, point string) {
-	dir, ctx := shortDir(t), context.Background()
+	dir, ctx := shortdir.Make(t), context.Background()
 	pages := int(4 * pageSize / control.PageSize)
 	if pageSize == pageSize4K {
 		pages = 64
@@ -192,7 +183,7 @@ func wantNothingLeft(t *testing.T, dir string) {
 // A probe that connected when the pager died is no VMM: it is left alone, and the
 // session waits on.
 func TestProbeWhileThePagerDies(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	manifest, model := sealed(t, 16, 1, everyPage)
 	p := startPager(t, dir, "")
 	s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
@@ -226,7 +217,7 @@ func TestProbeWhileThePagerDies(t *testing.T) {
 // TestManyKills kills pager after pager while guests read, write and give pages back.
 func TestManyKills(t *testing.T) {
 	const guests, pages, kills = 3, 256, 8
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	p := startPager(t, dir, "")
 	vmms, models := make([]*faulter.Process, guests), make([][]byte, guests)
 	for i := range guests {
@@ -342,7 +333,7 @@ func TestSpoiltJournals(t *testing.T) {
 		{"another session's", edit(requestFile, func(v map[string]any) { v["request"].(map[string]any)["id"] = "b" }), control.Failed, `"b"`, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, ctx := shortDir(t), context.Background()
+			dir, ctx := shortdir.Make(t), context.Background()
 			manifest, model := sealed(t, 16, 1, everyPage)
 			p := startPager(t, dir, "")
 			vmms := map[string]*faulter.Process{}
@@ -386,7 +377,7 @@ func TestSpoiltJournals(t *testing.T) {
 // A VMM that lies in its handshake to the pager that adopted its session ends with that
 // session, and nobody else's.
 func TestLyingHandshakeAfterAdoption(t *testing.T) {
-	dir, ctx := shortDir(t), context.Background()
+	dir, ctx := shortdir.Make(t), context.Background()
 	manifest, model := sealed(t, 16, 1, everyPage)
 	p := startPager(t, dir, "")
 	sockets := map[string]string{}
@@ -416,7 +407,7 @@ func TestLyingHandshakeAfterAdoption(t *testing.T) {
 // Of pagers that are started at once in one directory one serves, and the others say
 // why they do not.
 func TestPagersStartedAtOnce(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	type end struct {
 		err error
 		log string
@@ -469,7 +460,7 @@ func TestPagersStartedAtOnce(t *testing.T) {
 // The owner of an image may remove his names while a session uses it; the session has
 // names of its own, and so has the pager that adopts it.
 func TestAdoptionWithoutTheImagesOwner(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	manifest, model := sealed(t, 64, 1, everyPage)
 	p := startPager(t, dir, "")
 	s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
@@ -506,7 +497,7 @@ func (p *pagerProcess) over(t *testing.T, id string) control.Session {
 
 // A process that holds no userfaultfd any more is no guest: it is reported, and left alone.
 func TestVMMWithoutUserfaultfd(t *testing.T) {
-	dir, ctx := shortDir(t), context.Background()
+	dir, ctx := shortdir.Make(t), context.Background()
 	manifest, _ := sealed(t, 16, 1, everyPage)
 	p := startPager(t, dir, "")
 	s, err := p.CreateSession(ctx, control.SessionRequest{ID: "a", Image: manifest})

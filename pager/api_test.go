@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -193,11 +194,7 @@ func TestOnePagerPerDirectory(t *testing.T) {
 
 // TestRun goes through the process's life with the client that others use.
 func TestRun(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := shortdir.Make(t)
 	manifest, content := sealed(t, 64, 1, evenPages)
 	ran := make(chan error, 1)
 	go func() {

@@ -11,6 +11,7 @@ import (
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/hugepages"
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
@@ -26,7 +27,7 @@ func (p *pagerProcess) awaitCrash(t *testing.T) {
 
 // A session whose creation nobody was told of is there, and can be closed.
 func TestCrashBehindTheRequest(t *testing.T) {
-	dir, ctx := shortDir(t), context.Background()
+	dir, ctx := shortdir.Make(t), context.Background()
 	manifest, _ := sealed(t, 8, 1, everyPage)
 	crashing := startPager(t, dir, pointRequestWritten+"=crash")
 	if _, err := crashing.CreateSession(ctx, control.SessionRequest{ID: "a", Image: manifest}); err == nil {
@@ -50,7 +51,7 @@ func TestCrashBehindTheRequest(t *testing.T) {
 func TestCrashWithinAnAdoption(t *testing.T) {
 	for _, point := range []string{pointAdopted, pointWoken} {
 		t.Run(point, func(t *testing.T) {
-			dir := shortDir(t)
+			dir := shortdir.Make(t)
 			manifest, model := sealed(t, 64, 1, everyPage)
 			p := startPager(t, dir, "")
 			s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
@@ -84,7 +85,7 @@ func TestCrashWithinADetach(t *testing.T) {
 				if pageSize == pageSize2M {
 					hugepages.Reserve(t, parts)
 				}
-				dir, pages := shortDir(t), int(parts*pageSize/control.PageSize)
+				dir, pages := shortdir.Make(t), int(parts*pageSize/control.PageSize)
 				manifest, model := sealed(t, pages, 1, func(page int) bool { return page%3 > 0 })
 				crashing := startPager(t, dir, point+"=crash")
 				s, err := crashing.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
@@ -130,7 +131,7 @@ func TestCrashWithinADetach(t *testing.T) {
 func TestCrashOfThePagerThatTakes(t *testing.T) {
 	for _, point := range []string{pointHandoverReceived, pointHandoverServing} {
 		t.Run(point, func(t *testing.T) {
-			dir := shortDir(t)
+			dir := shortdir.Make(t)
 			manifest, model := sealed(t, 64, 1, everyPage)
 			old, err := New(Config{DataDir: dir, CacheMaxBytes: MinCacheBytes, Version: "0.0.1", Log: testLog(t)})
 			if err != nil {

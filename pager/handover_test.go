@@ -16,6 +16,7 @@ import (
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/hugepages"
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
@@ -262,7 +263,7 @@ func serveLines(l *net.UnixListener, lines ...string) {
 func TestCrashWithinAHandover(t *testing.T) {
 	for _, point := range []string{pointHandoverMoved, pointHandoverSent} {
 		t.Run(point, func(t *testing.T) {
-			dir := shortDir(t)
+			dir := shortdir.Make(t)
 			manifest, model := sealed(t, 64, 1, everyPage)
 			old := startPager(t, dir, point+"=crash")
 			s, err := old.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})

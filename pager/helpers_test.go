@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
 )
@@ -32,11 +33,7 @@ const patience = 30 * time.Second
 // newTestPager returns a pager in a directory whose socket paths are short.
 func newTestPager(t *testing.T, cacheBytes uint64) *Pager {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	p, err := New(Config{DataDir: dir, CacheMaxBytes: cacheBytes})
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,16 +17,13 @@ import (
 
 	"github.com/faultline-vm/faultline/api"
 	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // daemon answers on a unix socket, and returns a client of it.
 func daemon(t *testing.T, answer http.HandlerFunc) *Client {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
 	if err != nil {
 		t.Fatal(err)

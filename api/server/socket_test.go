@@ -8,20 +8,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 func TestListen(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	path := filepath.Join(dir, "s.sock")
 	// What a dead daemon left is replaced.
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -64,7 +56,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestListenFails(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	long := filepath.Join(dir, strings.Repeat("x", 108))
 	for name, test := range map[string]struct{ path, group, says string }{
 		"a path that is too long":  {long, "", "shorter"},

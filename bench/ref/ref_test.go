@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestMain(m *testing.M) {
@@ -20,11 +21,7 @@ func TestMain(m *testing.M) {
 
 func build(t *testing.T) (Programs, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	h, err := Build(t.Context(), dir)
 	if errors.Is(err, ErrNoCompiler) {
 		t.Skip(err)

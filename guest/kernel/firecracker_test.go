@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func workload(pages uint64) guest.Workload {
@@ -28,7 +29,7 @@ func checked(t *testing.T, v *vmm, w guest.Workload, bad, first uint64) {
 // TestFirecrackerGuestSurvivesCaptureAndRestore takes a guest through the life
 // that the project is about.
 func TestFirecrackerGuestSurvivesCaptureAndRestore(t *testing.T) {
-	v, dir, w := startFirecracker(t), shortDir(t), workload(1024)
+	v, dir, w := startFirecracker(t), shortdir.Make(t), workload(1024)
 	if diff := cmp.Diff(guest.Report{Kind: guest.Ready, Pages: w.Pages, First: guest.NoPage, Seed: w.Seed}, v.boot(w, 64, Options{})); diff != "" {
 		t.Fatal(diff)
 	}
@@ -110,7 +111,7 @@ func copyAndPatch(t *testing.T, path string, at int64, b byte) string {
 // TestFirecrackerIdleGuestDirtiesNothing is what makes captures of idle guests
 // cheap.
 func TestFirecrackerIdleGuestDirtiesNothing(t *testing.T) {
-	v, dir := startFirecracker(t), shortDir(t)
+	v, dir := startFirecracker(t), shortdir.Make(t)
 	v.boot(workload(64), 32, Options{})
 	for i, capture := range []struct{ kind, name string }{{"Full", "full"}, {"Diff", "diff"}} {
 		v.pause()
@@ -152,7 +153,7 @@ func TestFirecrackerAutoMode(t *testing.T) {
 
 // TestFirecrackerCaptureInTheMiddleOfAPass takes a fork of a guest that works.
 func TestFirecrackerCaptureInTheMiddleOfAPass(t *testing.T) {
-	v, dir, w := startFirecracker(t), shortDir(t), workload(512)
+	v, dir, w := startFirecracker(t), shortdir.Make(t), workload(512)
 	w.Auto = true
 	v.boot(w, 32, Options{})
 	v.report(guest.Write)

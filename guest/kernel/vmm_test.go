@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/guest"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // patience bounds every wait for a VMM, so that a hang fails with its console
@@ -51,7 +52,7 @@ func startFirecracker(t *testing.T) *vmm {
 	}
 	kvm.Close()
 
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	v := &vmm{t: t, reports: make(chan guest.Report, 100)}
 	socket := filepath.Join(dir, "api.sock")
 	// Firecracker's system call filter is no subject of these tests, and kernels
@@ -103,17 +104,6 @@ func startFirecracker(t *testing.T) *vmm {
 			t.Fatalf("firecracker does not serve its API: %v", err)
 		}
 	}
-}
-
-// shortDir is a temporary directory whose path leaves room for a socket's name.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
 }
 
 // follow delivers the reports on the console until it closes; once the test has

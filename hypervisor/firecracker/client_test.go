@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // serve answers every request with status and body.
@@ -26,7 +27,7 @@ func serve(t *testing.T, status int, body string) *firecracker.Client {
 
 func serveFunc(t *testing.T, handler http.HandlerFunc) *firecracker.Client {
 	t.Helper()
-	path := filepath.Join(shortDir(t), "api.sock")
+	path := filepath.Join(shortdir.Make(t), "api.sock")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 		}
 	})
 	t.Run("nobody", func(t *testing.T) {
-		_, err := firecracker.NewClient(filepath.Join(shortDir(t), "none")).Info(t.Context())
+		_, err := firecracker.NewClient(filepath.Join(shortdir.Make(t), "none")).Info(t.Context())
 		var refused *firecracker.APIError
 		if err == nil || errors.As(err, &refused) {
 			t.Errorf("error %v", err)

@@ -103,17 +103,6 @@ func fakeDriver(mode string) *firecracker.Driver {
 	return firecracker.New(firecracker.Config{Binary: fakeBinary(), Env: []string{fakeVariable + "=" + mode}})
 }
 
-// shortDir is a directory whose path leaves room for socket names.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
 // requireNoLeak fails the test if, when it ends, it has left a child process or
 // an open descriptor behind.
 func requireNoLeak(t *testing.T) {

@@ -20,11 +20,12 @@ import (
 
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestBootSendsTheWholeConfiguration(t *testing.T) {
 	requireNoLeak(t)
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	spec := bootSpec(dir)
 	spec.Initrd, spec.TrackDirtyPages, spec.HugePages = "initrd", true, hypervisor.Huge2M
 	spec.Drives = []hypervisor.Drive{{ID: "root", Path: "disks/root", Root: true}, {ID: "data", Path: "disks/data", ReadOnly: true}}
@@ -56,7 +57,7 @@ PUT /actions {"action_type":"InstanceStart"}
 
 func TestEarlyExitIsExplained(t *testing.T) {
 	requireNoLeak(t)
-	_, err := fakeDriver("dies").Boot(t.Context(), bootSpec(shortDir(t)))
+	_, err := fakeDriver("dies").Boot(t.Context(), bootSpec(shortdir.Make(t)))
 	if err == nil {
 		t.Fatal("a VMM that ended at once was booted")
 	}
@@ -69,7 +70,7 @@ func TestEarlyExitIsExplained(t *testing.T) {
 
 func TestRefusedConfigurationLeavesNothing(t *testing.T) {
 	requireNoLeak(t)
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	_, err := fakeDriver("refuses").Boot(t.Context(), bootSpec(dir))
 	if _, err := os.Lstat(filepath.Join(dir, firecracker.SocketName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its socket: %v", err)
@@ -87,7 +88,7 @@ func TestRefusedConfigurationLeavesNothing(t *testing.T) {
 func TestDeathDuringLoadIsExplained(t *testing.T) {
 	requireNoLeak(t)
 	_, err := fakeDriver("drops").Restore(t.Context(), hypervisor.RestoreSpec{
-		Process: hypervisor.Process{Dir: shortDir(t)}, StatePath: "vmstate",
+		Process: hypervisor.Process{Dir: shortdir.Make(t)}, StatePath: "vmstate",
 		Memory: hypervisor.Memory{Backend: hypervisor.File, Path: "memory"},
 	})
 	if err == nil {
@@ -103,7 +104,7 @@ func TestDeathDuringLoadIsExplained(t *testing.T) {
 func TestCancelKillsAndReaps(t *testing.T) {
 	requireNoLeak(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	go func() {
 		// The VMM's files are there once it is about to run.
 		for {
@@ -122,7 +123,7 @@ func TestCancelKillsAndReaps(t *testing.T) {
 
 func TestSocketInTheWay(t *testing.T) {
 	t.Run("stale", func(t *testing.T) {
-		dir := shortDir(t)
+		dir := shortdir.Make(t)
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, firecracker.SocketName)})
 		if err != nil {
 			t.Fatal(err)
@@ -132,14 +133,14 @@ func TestSocketInTheWay(t *testing.T) {
 		boot(t, "serves", dir)
 	})
 	t.Run("live", func(t *testing.T) {
-		dir := shortDir(t)
+		dir := shortdir.Make(t)
 		boot(t, "serves", dir)
 		if _, err := fakeDriver("serves").Boot(t.Context(), bootSpec(dir)); err == nil || !strings.Contains(err.Error(), "a VMM answers") {
 			t.Errorf("a second VMM in the directory of a running one: error %v", err)
 		}
 	})
 	t.Run("file", func(t *testing.T) {
-		dir := shortDir(t)
+		dir := shortdir.Make(t)
 		path := filepath.Join(dir, firecracker.SocketName)
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
@@ -155,7 +156,7 @@ func TestSocketInTheWay(t *testing.T) {
 
 func TestPathLongerThanASocketAddress(t *testing.T) {
 	requireNoLeak(t)
-	dir := filepath.Join(shortDir(t), strings.Repeat("d", 200))
+	dir := filepath.Join(shortdir.Make(t), strings.Repeat("d", 200))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +168,7 @@ func TestPathLongerThanASocketAddress(t *testing.T) {
 
 func TestConsoleAndInput(t *testing.T) {
 	requireNoLeak(t)
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	if err := os.WriteFile(filepath.Join(dir, firecracker.ConsoleName), []byte("of an earlier VMM\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -198,12 +199,12 @@ func TestConsoleAndInput(t *testing.T) {
 }
 
 func TestInputThatNobodyReads(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	boot(t, "serves", dir).Kill(t.Context())
 	if err := syscall.Mkfifo(filepath.Join(dir, "other"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	spec := bootSpec(shortDir(t))
+	spec := bootSpec(shortdir.Make(t))
 	spec.Input = false
 	vmm, err := fakeDriver("serves").Boot(t.Context(), spec)
 	if err != nil {
@@ -217,7 +218,7 @@ func TestInputThatNobodyReads(t *testing.T) {
 
 func TestExitState(t *testing.T) {
 	requireNoLeak(t)
-	vmm := boot(t, "serves", shortDir(t))
+	vmm := boot(t, "serves", shortdir.Make(t))
 	if state := vmm.ExitState(); state.Known {
 		t.Errorf("a running VMM has the exit state %v", state)
 	}
@@ -234,7 +235,7 @@ func TestExitState(t *testing.T) {
 
 func TestAttach(t *testing.T) {
 	requireNoLeak(t)
-	first := boot(t, "serves", shortDir(t))
+	first := boot(t, "serves", shortdir.Make(t))
 	ref := first.Ref()
 	second, err := firecracker.Attach(t.Context(), ref)
 	if err != nil {
@@ -263,7 +264,7 @@ func TestAttach(t *testing.T) {
 // Who has attached to a VMM learns how it ended, though it is not the parent.
 func TestExitStateOfAttached(t *testing.T) {
 	requireNoLeak(t)
-	first := boot(t, "serves", shortDir(t))
+	first := boot(t, "serves", shortdir.Make(t))
 	second, err := firecracker.Attach(t.Context(), first.Ref())
 	if err != nil {
 		t.Fatal(err)
@@ -296,7 +297,7 @@ func kernelBefore(t *testing.T, major, minor int) bool {
 
 func TestDieWithParent(t *testing.T) {
 	cmd := exec.Command(fakeBinary().Path)
-	cmd.Env = []string{fakeVariable + "=parent", "FAKE_DIR=" + shortDir(t)}
+	cmd.Env = []string{fakeVariable + "=parent", "FAKE_DIR=" + shortdir.Make(t)}
 	cmd.Stderr = os.Stderr
 	hold, err := cmd.StdinPipe()
 	if err != nil {

@@ -14,22 +14,12 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func TestMain(m *testing.M) {
 	faulter.Main()
 	os.Exit(m.Run())
-}
-
-// shortDir returns a directory in which socket paths are short enough.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // config builds the programs, and skips the test where no memory can be served.
@@ -45,7 +35,7 @@ func config(t *testing.T) Config {
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	bin := shortDir(t)
+	bin := shortdir.Make(t)
 	build := exec.Command("go", "build", "-o", bin+"/", "./cmd/faultline-pager", "./cmd/fcsim")
 	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
@@ -53,7 +43,7 @@ func config(t *testing.T) Config {
 	}
 	return Config{
 		PagerBinary: filepath.Join(bin, "faultline-pager"), SimulatorBinary: filepath.Join(bin, "fcsim"),
-		Dir: shortDir(t), Progress: t.Output(), Seed: rand.Uint64(),
+		Dir: shortdir.Make(t), Progress: t.Output(), Seed: rand.Uint64(),
 	}
 }
 
@@ -157,7 +147,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 func TestLeftovers(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.Make(t)
 	if err := checkLeftovers(dir); err != nil {
 		t.Error(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/uffd"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -322,11 +323,7 @@ func TestUserModeOnly(t *testing.T) {
 
 func listen(t *testing.T) (*net.UnixListener, string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	path := filepath.Join(dir, "s")
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {

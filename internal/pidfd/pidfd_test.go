@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // patience bounds what hangs.
@@ -119,11 +121,7 @@ func TestReopen(t *testing.T) {
 }
 
 func TestConnected(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := shortdir.Make(t)
 	name := &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"}
 	l, err := net.ListenUnix("unix", name)
 	if err != nil {

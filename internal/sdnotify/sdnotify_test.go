@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // asService makes the test binary print what it finds in the store.
@@ -69,11 +71,7 @@ func receive(t *testing.T, conn *net.UnixConn) (string, []int) {
 }
 
 func TestNotifications(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	for _, name := range []string{filepath.Join(dir, "notify"), "@faultline-test-" + filepath.Base(dir)} {
 		conn, n := manager(t, name)
 		for want, send := range map[string]func() error{

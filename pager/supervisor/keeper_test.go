@@ -15,6 +15,7 @@ import (
 	"github.com/faultline-vm/faultline/internal/faulter"
 	"github.com/faultline-vm/faultline/internal/pagertest"
 	"github.com/faultline-vm/faultline/internal/sdnotify"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
@@ -251,11 +252,7 @@ func TestHandoverMovesDeposits(t *testing.T) {
 }
 
 func TestKeeperBounds(t *testing.T) {
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := shortdir.Make(t)
 	path := filepath.Join(dir, "s")
 	k, err := newKeeper(path)
 	if err != nil {

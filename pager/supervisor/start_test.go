@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/internal/syscallfault"
 	"github.com/faultline-vm/faultline/pager"
 )
@@ -43,11 +44,7 @@ func options(t *testing.T) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.Make(t)
 	return Options{Binary: binary, DataDir: dir, CacheMaxBytes: pager.MinCacheBytes}
 }
 
