@@ -20,7 +20,8 @@ SYSTEMD_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/faultline/systemd-root
 
 # Packages whose tests run a second time under the race detector: those that
 # share memory between goroutines.
-RACE_PACKAGES ?= ./uffd/... ./memimage/... ./pager/... ./fcsim/... ./hypervisor/... ./internal/demo/...
+RACE_PACKAGES ?= ./uffd/... ./memimage/... ./pager/... ./fcsim/... ./hypervisor/... ./api/... \
+	./internal/daemon/... ./internal/demo/... ./internal/pidfd ./internal/sdnotify ./internal/talk
 
 export CGO_ENABLED = 0
 
