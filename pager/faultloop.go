@@ -18,10 +18,11 @@ const batch = 64
 // faultLoop answers page faults until the context ends or a page cannot be served.
 //
 // One turn: wait, unless experience says that there is something already; read all
-// that is there; mark the pages of REMOVE events; then answer the faults. The kernel hands out pending faults before events, so within
-// one read the order says nothing, and a REMOVE always goes first: the guest's
-// fault behind it must get zeros. The other way round is safe as well, because
-// while a REMOVE is unread the kernel refuses every install with EAGAIN.
+// that is there; mark the pages of REMOVE events; then answer the faults. The kernel
+// hands out pending faults before events, so within one read the order says nothing,
+// and a REMOVE always goes first: the guest's fault behind it must get zeros. The
+// other way round is safe as well, because while a REMOVE is unread the kernel refuses
+// every install with EAGAIN.
 //
 // The loop itself never waits for a disk, a worker or a lock that is held across
 // I/O: what is not in memory goes to the workers, what the kernel refuses for now
