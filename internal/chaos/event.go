@@ -74,6 +74,9 @@ func (t *trial) hit() int {
 	return upTo(faults * t.cell.forks())
 }
 
+// quietTime is how long nothing is installed until the event comes all the same.
+const quietTime = 2 * time.Second
+
 // awaitMoment waits until the pager has installed as many pages as the seed says, and
 // serves as many sessions as the event needs.
 func (t *trial) awaitMoment(ctx context.Context, sessions int) error {
@@ -105,12 +108,16 @@ func (t *trial) awaitMoment(ctx context.Context, sessions int) error {
 		return err
 	}
 	moment := base + t.random.Uint64N(span*3/4)
-	for {
+	for most, grown := base, time.Now(); ; {
 		n, err := installed()
 		if err != nil {
 			return err
 		}
-		if n >= moment {
+		if n > most {
+			most, grown = n, time.Now()
+		}
+		// How much of their memory guests touch is theirs: the moment may never come.
+		if n >= moment || time.Since(grown) > quietTime {
 			break
 		}
 		if err := sleep(ctx, patience); err != nil {
