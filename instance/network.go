@@ -67,7 +67,7 @@ func (r *run) makeTaps(rec record) error {
 	}
 	return r.step(stepTaps, func(context.Context) error {
 		if r.m.cfg.Taps == nil {
-			return fmt.Errorf("the taps %v are to be made, and nothing is there to make them", rec.Taps)
+			return fmt.Errorf("the taps %v are to be made, and this manager makes none; run it as the one that created the instance", rec.Taps)
 		}
 		for _, tap := range rec.Taps {
 			made, err := r.m.cfg.Taps.Make(tap)

@@ -62,6 +62,7 @@ func TestUnreadableLayerIsReadFromACopy(t *testing.T) {
 			for dir, write := range map[string]func(path string) error{
 				"instances/a/captures/link":  func(path string) error { return os.Link(layer, path) },
 				"instances/a/captures/short": func(path string) error { return os.WriteFile(path, data[:4096], 0o400) },
+				"instances/a/captures/long":  func(path string) error { return os.WriteFile(path, make([]byte, len(data)+4096), 0o400) },
 				"instances/a/captures/dir":   func(path string) error { return os.Mkdir(path, 0o700) },
 				at:                           func(path string) error { return os.WriteFile(path, data, 0o400) },
 			} {
@@ -109,6 +110,16 @@ func TestCopyBesideAnotherSessionsImage(t *testing.T) {
 	vmm := startFaulter(t, pagesOf(16))
 	attach(t, p, vmm, control.SessionRequest{ID: "a", Image: manifest})
 	await(t, p, "a", control.Serving)
+	// As where the journals could not link the images, from another filesystem.
+	journals, err := filepath.Glob(filepath.Join(p.sessionDir(), "*", imageDir))
+	if err != nil || len(journals) != 2 {
+		t.Fatalf("the journals have the images %v, %v", journals, err)
+	}
+	for _, dir := range journals {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// The two sessions share the open image of the first, whose file this is.
 	shorten(t, owner(t, filepath.Dir(other), layer), 0)
 	wantMemory(t, vmm, content)
