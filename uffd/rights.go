@@ -45,12 +45,34 @@ func SendFD(conn *net.UnixConn, payload []byte, fds ...int) error {
 // after do not follow them. The error is io.EOF when the peer has closed; on any
 // error no descriptor is left open.
 func ReceiveFDs(conn *net.UnixConn, buf []byte) (n int, fds []int, err error) {
-	control := make([]byte, unix.CmsgSpace(4*maxRights))
-	n, used, flags, _, err := conn.ReadMsgUnix(buf, control)
+	return receive(conn, buf, 0)
+}
+
+// PeekFDs is like [ReceiveFDs], but leaves what it returns in the socket: whoever
+// receives next gets the same bytes and descriptors of his own, in another process too.
+func PeekFDs(conn *net.UnixConn, buf []byte) (n int, fds []int, err error) {
+	return receive(conn, buf, unix.MSG_PEEK)
+}
+
+func receive(conn *net.UnixConn, buf []byte, how int) (n int, fds []int, err error) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			return 0, nil, io.EOF
+		return 0, nil, fmt.Errorf("receive descriptors: %w", err)
+	}
+	control := make([]byte, unix.CmsgSpace(4*maxRights))
+	var used, flags int
+	waitErr := raw.Read(func(fd uintptr) bool {
+		for {
+			n, used, flags, _, err = unix.Recvmsg(int(fd), buf, control, how|unix.MSG_CMSG_CLOEXEC)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
 		}
+	})
+	if waitErr != nil {
+		err = waitErr
+	}
+	if err != nil {
 		return 0, nil, fmt.Errorf("receive descriptors: %w", err)
 	}
 	fds, err = parseRights(control[:used])

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/faultline-vm/faultline/uffd"
 	"golang.org/x/sys/unix"
@@ -60,6 +61,43 @@ func TestSendAndReceive(t *testing.T) {
 	}
 	if err := uffd.SendFD(a, nil, 0); err == nil {
 		t.Error("descriptors were sent without a byte to carry them")
+	}
+}
+
+// TestPeek looks at a message, from several holders of the socket, before it is taken.
+func TestPeek(t *testing.T) {
+	a, b := sockets(t)
+	s := startPages(t, 1)
+	check(t, s.fd.Use(func(raw int) error { return uffd.SendFD(a, []byte("hello"), raw) }))
+	file, err := b.File()
+	check(t, err)
+	twin, err := net.FileConn(file)
+	check(t, errors.Join(err, file.Close()))
+	t.Cleanup(func() { _ = twin.Close() })
+	buf := make([]byte, 64)
+	for i, receive := range []func() (int, []int, error){
+		func() (int, []int, error) { return uffd.PeekFDs(b, buf) },
+		func() (int, []int, error) { return uffd.PeekFDs(twin.(*net.UnixConn), buf) },
+		func() (int, []int, error) { return uffd.ReceiveFDs(b, buf) },
+	} {
+		n, fds, err := receive()
+		check(t, err)
+		if string(buf[:n]) != "hello" || len(fds) != 1 {
+			t.Fatalf("%d: received %q and %d descriptors; want \"hello\" and 1", i, buf[:n], len(fds))
+		}
+		fd, err := uffd.NewFD(fds[0])
+		check(t, err)
+		check(t, fd.Wake(s.all(0)))
+		check(t, fd.Close())
+	}
+	check(t, b.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+	if n, _, err := uffd.PeekFDs(b, buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes are left: %v", n, err)
+	}
+	check(t, a.Close())
+	check(t, b.SetReadDeadline(time.Time{}))
+	if _, _, err := uffd.PeekFDs(b, buf); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v; want %v", err, io.EOF)
 	}
 }
 
