@@ -59,7 +59,8 @@ func Reopen(pid int, startTime uint64) (*Process, error) {
 
 // Connected holds the process at the other end of a unix socket: the one that called
 // connect(2), by SO_PEERPIDFD since Linux 6.5, before that by its number, which is
-// checked to be alive after it was opened.
+// checked to be alive after it was opened. The error wraps os.ErrProcessDone where it
+// has ended already.
 func Connected(conn *net.UnixConn) (*Process, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -77,6 +78,9 @@ func Connected(conn *net.UnixConn) (*Process, error) {
 			pidfd, err = unix.PidfdOpen(int(cred.Pid), 0)
 		}
 	})
+	if errors.Is(err, unix.ESRCH) { // Linux before 6.16
+		err = os.ErrProcessDone
+	}
 	if err = errors.Join(ctlErr, err); err != nil {
 		return nil, fmt.Errorf("identifying the process that connected: %w", err)
 	}
@@ -88,7 +92,7 @@ func Connected(conn *net.UnixConn) (*Process, error) {
 }
 
 // Take makes a Process of a pidfd, which it takes over and closes on an error. Pid is
-// the number of its process.
+// the number of its process. The error wraps os.ErrProcessDone where that is gone.
 func Take(pid, pidfd int) (*Process, error) {
 	// The poller takes only descriptors that say they do not block.
 	if err := unix.SetNonblock(pidfd, true); err != nil {
@@ -97,7 +101,11 @@ func Take(pid, pidfd int) (*Process, error) {
 	}
 	p := &Process{pid: pid, file: os.NewFile(uintptr(pidfd), fmt.Sprintf("pidfd of %d", pid))}
 	stat, err := procstat.Read(pid)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		err = fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
+	}
+	if err == nil && errors.Is(p.Signal(0), os.ErrProcessDone) {
+		// What was read may be another process's that got the number.
 		err = fmt.Errorf("process %d: %w", pid, os.ErrProcessDone)
 	}
 	if err == nil {

@@ -148,3 +148,36 @@ func TestConnected(t *testing.T) {
 		t.Errorf("process %d of %d connected, and it is %d of %d", self.PID(), self.StartTime(), p.PID(), p.StartTime())
 	}
 }
+
+// TestConnectedAndGone looks for a process that has connected and ended before anybody
+// looked.
+func TestConnectedAndGone(t *testing.T) {
+	if path := os.Getenv(connectTo); path != "" {
+		if _, err := net.Dial("unix", path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	path := filepath.Join(shortdir.Make(t), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), connectTo+"="+path)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
+	}
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if p, err := Connected(conn); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("found %+v, %v", p, err)
+	}
+}
+
+// connectTo has the test binary connect to a socket, and end.
+const connectTo = "PIDFD_TEST_CONNECT_TO"
