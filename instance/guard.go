@@ -57,11 +57,10 @@ const guardInterval = 250 * time.Millisecond
 var errSessionOver = errors.New("its session is over, and nobody serves the memory of the VMM")
 
 // guard ends the context of a load whose session is over: such a VMM would wait for
-// ever. A pager that dies between the VMM's connection and the entry of that in the
-// journal takes the only descriptor of the memory with it that others could have
-// found; the next pager has a session without a VMM, which is over when the time for
-// a connection is. Call stop when the load has ended. Without a session nothing is
-// looked at.
+// ever. A pager that dies while it accepts the VMM's connection, or that nobody keeps
+// descriptors for, takes the handshake with it; the next pager has a session without a
+// VMM, which is over when the time for a connection is. Call stop when the load has
+// ended. Without a session nothing is looked at.
 func (m *Manager) guard(ctx context.Context, session string) (guarded context.Context, stop func()) {
 	guarded, cancel := context.WithCancelCause(ctx)
 	if session == "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/pidfd"
@@ -49,7 +50,7 @@ func (s *session) awaitVMM(ctx context.Context, listener *net.UnixListener) (*ha
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		conn, err := listener.AcceptUnix()
+		conn, returned, err := s.next(listener)
 		if cause := context.Cause(ctx); cause != nil {
 			if err == nil {
 				conn.Close()
@@ -59,7 +60,7 @@ func (s *session) awaitVMM(ctx context.Context, listener *net.UnixListener) (*ha
 		if err != nil {
 			return nil, fmt.Errorf("no VMM connected to %s within %v; start the VMM after its session was created: %w", s.socket, s.timeout, err)
 		}
-		hs, err := s.shake(ctx, conn, deadline)
+		hs, err := s.shake(ctx, conn, returned, deadline)
 		if err == nil {
 			return hs, nil
 		}
@@ -71,16 +72,23 @@ func (s *session) awaitVMM(ctx context.Context, listener *net.UnixListener) (*ha
 	}
 }
 
-// shake makes the handshake on conn. When it fails, everything but conn has been
-// given back; and a peer whose userfaultfd was received has been killed, since
-// nobody will ever answer its faults.
-func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.Time) (*handshake, error) {
+// shake makes the handshake on conn, which may be one that was returned by the service
+// manager. When it fails, everything but conn has been given back; and a peer whose
+// userfaultfd was received has been killed, since nobody will ever answer its faults.
+func (s *session) shake(ctx context.Context, conn *net.UnixConn, returned bool, deadline time.Time) (*handshake, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := s.fail.Hit(pointAccepted); err != nil {
 		return nil, err
 	}
+	if !returned {
+		s.keepSocket(connectionName(s.id), conn)
+	}
 	vmm, err := pidfd.Connected(conn)
+	if errors.Is(err, os.ErrProcessDone) {
+		s.forgetSocket(connectionName(s.id))
+		return nil, errNothingSaid
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +98,7 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 	}
 	received, err := receive(conn, deadline)
 	if errors.Is(err, errNothingSaid) {
+		s.forgetSocket(connectionName(s.id))
 		err = errors.Join(err, s.journal.notArrived())
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -105,12 +114,14 @@ func (s *session) shake(ctx context.Context, conn *net.UnixConn, deadline time.T
 	}
 	if err == nil {
 		s.deposit(vmm, hs.fd)
+		s.dropReturned()
 		hs.pages, err = s.journal.attach(vmm, hs.mapping)
 	}
 	if err == nil {
 		err = s.fail.Hit(pointJournalWritten)
 	}
 	if err == nil {
+		received.take(conn)
 		s.attached(vmm)
 		return hs, nil
 	}
@@ -139,16 +150,32 @@ func (s *session) attached(vmm *pidfd.Process) {
 type received struct {
 	fd      *uffd.FD
 	mapping *mapping
+	peeked  int // bytes of it that are in the socket still
+}
+
+// take takes out of the socket what was only looked at. It holds a userfaultfd.
+func (r received) take(conn *net.UnixConn) {
+	if r.peeked == 0 {
+		return
+	}
+	// It fails where the VMM has ended, and then the kernel has taken it out.
+	if _, fds, err := uffd.ReceiveFDs(conn, make([]byte, r.peeked)); err == nil {
+		uffd.CloseAll(fds)
+	}
 }
 
 // receive reads the JSON, in however many pieces it comes, and the one descriptor
-// that travels with it.
+// that travels with it. A handshake that is there as a whole, as every Firecracker sends
+// it, stays in the socket: see received.take.
 func receive(conn *net.UnixConn, deadline time.Time) (got received, err error) {
 	if err := conn.SetReadDeadline(deadline); err != nil {
 		return got, err
 	}
-	var payload []byte
 	buf := make([]byte, 4096)
+	if got, whole := peek(conn, buf); whole {
+		return got, conn.SetReadDeadline(time.Time{})
+	}
+	var payload []byte
 	for {
 		n, fds, err := uffd.ReceiveFDs(conn, buf)
 		if len(fds) > 0 && (len(fds) > 1 || got.fd != nil) {
@@ -183,4 +210,19 @@ func receive(conn *net.UnixConn, deadline time.Time) (got received, err error) {
 		}
 		return got, err
 	}
+}
+
+// peek looks for a whole handshake. What is wrong with one shows when it is received.
+func peek(conn *net.UnixConn, buf []byte) (got received, whole bool) {
+	n, fds, err := uffd.PeekFDs(conn, buf)
+	if err != nil {
+		return got, false
+	}
+	if got.mapping, err = parseHandshake(buf[:n]); err != nil || len(fds) != 1 {
+		uffd.CloseAll(fds)
+		return received{}, false
+	}
+	got.peeked = n
+	got.fd, err = uffd.NewFD(fds[0])
+	return got, err == nil
 }

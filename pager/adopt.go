@@ -26,7 +26,8 @@ var errRefused = errors.New("the session stays at the other pager")
 
 // Adopt takes over the sessions that a dead pager of this version left in this data
 // directory, and returns when it has begun; the sessions are adopting until they
-// serve. Call it once, before new sessions are created.
+// serve. If that pager was draining, this one is. Call it once, before new sessions
+// are created.
 //
 // The VMM keeps its userfaultfd open for life (Firecracker since 1.12), so its
 // memory was frozen, and nothing was lost, while there was no pager.
@@ -34,6 +35,9 @@ func (p *Pager) Adopt() error {
 	entries, err := os.ReadDir(p.sessionDir())
 	if err != nil {
 		return fmt.Errorf("looking for sessions to adopt: %w", err)
+	}
+	if err := p.removeStaleSockets(entries); err != nil {
+		return err
 	}
 	for _, entry := range entries {
 		if id, moved := strings.CutPrefix(entry.Name(), MovingPrefix); moved {
@@ -49,7 +53,7 @@ func (p *Pager) Adopt() error {
 		p.adopt(entry.Name(), nil)
 	}
 	p.deposits.removeUnclaimed()
-	return nil
+	return p.resumeDrain()
 }
 
 // adopt registers one session and starts its life. Fd is its userfaultfd if somebody
@@ -75,8 +79,13 @@ func (p *Pager) adopt(id string, fd *uffd.FD) *session {
 	s := p.blankSession(found.request)
 	s.state = control.Adopting
 	s.populated = found.populated
-	if found.attached {
+	s.reclaim()
+	if found.pid != 0 {
 		s.claim(found)
+	}
+	if found.attached {
+		s.forgetSockets()
+		s.reception.close()
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	p.mu.Lock()
@@ -112,10 +121,11 @@ func (p *Pager) readopt(s *session, found saved, fd *uffd.FD, err error) {
 	// fails and does no harm.
 	var listener *net.UnixListener
 	if err == nil && !found.attached {
-		listener, err = listenPrivate(s.socket)
+		listener, err = s.listen()
 	}
 	if err != nil {
 		err = refuse(err, fd)
+		s.forgetSockets()
 		s.over(s.abandon(found, fmt.Errorf("cannot be adopted: %w", err)))
 		return
 	}

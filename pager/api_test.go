@@ -184,6 +184,9 @@ func TestOnePagerPerDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := next.Adopt(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a dead pager's socket is left: %v", err)
 	}

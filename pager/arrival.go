@@ -16,9 +16,10 @@ import (
 // notice that nobody has it: if the pager dies before the handshake is in the journal,
 // the load of its snapshot would stand still until whoever began it loses patience. So
 // the journal says who connected, before the handshake is read: the next pager ends that
-// VMM, and the load fails at once.
+// VMM, unless its connection came back (see reception.go), and the load fails at once.
 //
-// What is left is a VMM that connected and was not yet accepted. Nobody knows of it.
+// What is left is a VMM that connected and was not yet accepted, where no service manager
+// kept the listener, or whose pager died within the accept. Nobody knows of it.
 
 // savedArrival is the content of arriving.json.
 type savedArrival struct {
@@ -73,7 +74,7 @@ func (s *saved) decodeArrival(data []byte) error {
 // over then. The session goes on waiting if nobody had connected, or a process that has
 // ended or holds no guest.
 func (s *session) endArrived(found saved) error {
-	if found.attached || found.pid == 0 {
+	if found.attached || found.pid == 0 || s.reception.cameBack(found.pid) {
 		return nil
 	}
 	vmm, err := reopenVMM(found.pid, found.start)

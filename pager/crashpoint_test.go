@@ -1,9 +1,11 @@
 package pager
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -161,4 +163,57 @@ func TestCrashOfThePagerThatTakes(t *testing.T) {
 			wantMemory(t, vmm, model)
 		})
 	}
+}
+
+// TestDrainOfAnotherBoot starts a pager that finds what one left that was draining when
+// the host went down.
+func TestDrainOfAnotherBoot(t *testing.T) {
+	for _, test := range []struct{ boot, want string }{{"", "draining"}, {"another", "ok"}} {
+		dir, ctx := shortdir.Make(t), context.Background()
+		manifest, _ := sealed(t, 8, 1, everyPage)
+		p := startPager(t, dir, "")
+		if _, err := p.CreateSession(ctx, control.SessionRequest{ID: "a", Image: manifest}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Drain(ctx); err != nil {
+			t.Fatal(err)
+		}
+		p.kill()
+		path := filepath.Join(Dir(dir, Version()), drainFile)
+		if test.boot != "" {
+			if err := os.WriteFile(path, []byte(test.boot+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next := startPager(t, dir, "")
+		next.session(t, "a", control.Waiting)
+		if h, err := next.Health(ctx); err != nil || h.Status != test.want {
+			t.Errorf("boot %q: the next pager is %+v, %v; want it %s", test.boot, h, err, test.want)
+		}
+		if _, err := os.Stat(path); (err == nil) != (test.want == "draining") {
+			t.Errorf("boot %q: %v", test.boot, err)
+		}
+	}
+}
+
+// A pager that died within the writing of its journal has left a file of pages, of which
+// none was served.
+func TestHalfAJournal(t *testing.T) {
+	dir := shortdir.Make(t)
+	manifest, model := sealed(t, 64, 1, everyPage)
+	p := startPager(t, dir, "")
+	s, err := p.CreateSession(context.Background(), control.SessionRequest{ID: "a", Image: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk := bytes.Repeat([]byte{0xff}, 1<<20) // all pages were removed, it says
+	if err := os.WriteFile(filepath.Join(Dir(dir, Version()), "sessions", "a", pagesFile), junk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vmm := startFaulter(t, pagesOf(64))
+	if err := vmm.Handshake(s.Socket); err != nil {
+		t.Fatal(err)
+	}
+	p.session(t, "a", control.Serving)
+	wantMemory(t, vmm, model)
 }

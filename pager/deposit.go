@@ -36,15 +36,19 @@ func findManager(getenv func(string) string) (m Manager, err error) {
 	return m, err
 }
 
-// deposits are copies of the sessions' userfaultfds that the service manager keeps. They
-// are the stand-in for pidfd_getfd: where a pager may not take a userfaultfd from its
-// VMM, or the VMM has closed its own (Firecracker before 1.12), it comes back from here.
+// deposits are what the service manager keeps of sessions: copies of descriptors that
+// would die with the pager. There are two kinds:
 //
-// A deposit is made before its session's journal says that there is a VMM, and removed
-// when the session is over. Its name holds the session's id and the VMM's number and
-// start time, so that it is never taken for that of another VMM, not even if its
-// removal got lost with the pager that ordered it. The manager sends no receipt: a
-// session whose deposit failed is served all the same.
+//   - the userfaultfd of a session that has its VMM. It is the stand-in for pidfd_getfd:
+//     where a pager may not take a userfaultfd from its VMM, or the VMM has closed its own
+//     (Firecracker before 1.12), it comes back from here. It is deposited before the
+//     journal says that there is a VMM, and its name holds the VMM's number and start
+//     time, so that it is never taken for that of another VMM;
+//   - the sockets of a session that waits for its VMM; see arrival.go.
+//
+// A deposit is removed when it is of no use any more. If that removal got lost, the next
+// pager finds what nobody claims, and drops it. The manager sends no receipt: a session
+// whose deposit failed is served all the same.
 //
 // mu is a leaf, and is not held across I/O.
 type deposits struct {
@@ -52,23 +56,14 @@ type deposits struct {
 	log     *slog.Logger
 
 	mu       sync.Mutex
-	returned map[string]*uffd.FD // by name, until they are claimed; protected by mu
+	returned map[string][]int // by name, until they are claimed; protected by mu
 }
 
-// newDeposits takes over what the manager returned. What is no userfaultfd is not wanted.
+// newDeposits takes over what the manager returned.
 func newDeposits(m Manager, log *slog.Logger) *deposits {
-	d := &deposits{manager: m.Notifier, log: log, returned: make(map[string]*uffd.FD)}
+	d := &deposits{manager: m.Notifier, log: log, returned: make(map[string][]int)}
 	for _, stored := range m.Returned {
-		fd, err := uffd.NewFD(stored.FD)
-		if err != nil {
-			log.Warn("the service manager returned something else than a userfaultfd", "name", stored.Name, "error", err)
-			d.remove(stored.Name)
-			continue
-		}
-		if twin := d.returned[stored.Name]; twin != nil {
-			twin.Close()
-		}
-		d.returned[stored.Name] = fd
+		d.returned[stored.Name] = append(d.returned[stored.Name], stored.FD)
 	}
 	return d
 }
@@ -78,13 +73,20 @@ func depositName(id string, pid int, startTime uint64) string {
 	return fmt.Sprintf("session.%s.%d.%d", id, pid, startTime)
 }
 
-// claim returns what came back under a name, or nil. It is the session's from then on.
-func (d *deposits) claim(name string) *uffd.FD {
+// claim returns what came back under a name. It is the caller's from then on.
+func (d *deposits) claim(name string) []int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	fd := d.returned[name]
+	fds := d.returned[name]
 	delete(d.returned, name)
-	return fd
+	return fds
+}
+
+// has reports whether something came back under a name that nobody claimed yet.
+func (d *deposits) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.returned[name]) > 0
 }
 
 // removeUnclaimed drops what came back of sessions that are gone.
@@ -93,35 +95,49 @@ func (d *deposits) removeUnclaimed() {
 	unclaimed := d.returned
 	d.returned = nil
 	d.mu.Unlock()
-	for name, fd := range unclaimed {
-		fd.Close()
+	for name, fds := range unclaimed {
+		uffd.CloseAll(fds)
 		d.remove(name)
 	}
 }
 
-func (d *deposits) put(name string, fd *uffd.FD) {
-	if err := fd.Use(func(raw int) error { return d.manager.Store(name, raw) }); err != nil {
-		d.log.Warn("the service manager keeps no copy of a userfaultfd; if this pager dies, the next must take it from the VMM", "name", name, "error", err)
+// put gives the manager a copy of a descriptor; use calls a function with that.
+func (d *deposits) put(name string, use func(func(fd int) error) error) {
+	if err := use(func(raw int) error { return d.manager.Store(name, raw) }); err != nil {
+		d.log.Warn("the service manager keeps no copy of a descriptor; if this pager dies, the next may not find the guest's memory", "name", name, "error", err)
 	}
 }
 
 func (d *deposits) remove(name string) {
 	if err := d.manager.Remove(name); err != nil {
-		d.log.Warn("the service manager may keep a userfaultfd that is of no use any more", "name", name, "error", err)
+		d.log.Warn("the service manager may keep a descriptor that is of no use any more", "name", name, "error", err)
 	}
 }
 
-// deposit gives a copy of the session's userfaultfd to the service manager.
+// deposit gives a copy of the session's userfaultfd to the service manager, unless that
+// has one.
 func (s *session) deposit(vmm *pidfd.Process, fd *uffd.FD) {
-	s.deposited = depositName(s.id, vmm.PID(), vmm.StartTime())
-	s.deposits.put(s.deposited, fd)
+	name := depositName(s.id, vmm.PID(), vmm.StartTime())
+	if s.deposited == name {
+		return
+	}
+	s.withdraw()
+	s.deposited = name
+	s.deposits.put(name, fd.Use)
 }
 
-// claim makes the deposit that came back of a session, if one did, that session's.
+// claim makes the userfaultfd that came back of a session, if one did, that session's.
 func (s *session) claim(found saved) {
 	name := depositName(s.id, found.pid, found.start)
-	if s.returned = s.deposits.claim(name); s.returned != nil {
-		s.deposited = name
+	for _, raw := range s.deposits.claim(name) {
+		fd, err := uffd.NewFD(raw)
+		if err != nil {
+			s.log.Warn("the service manager returned something else than a userfaultfd", "name", name, "error", err)
+			s.deposits.remove(name)
+			continue
+		}
+		s.dropReturned()
+		s.deposited, s.returned = name, fd
 	}
 }
 
@@ -129,6 +145,14 @@ func (s *session) claim(found saved) {
 func (s *session) withdraw() {
 	if s.deposited != "" {
 		s.deposits.remove(s.deposited)
+	}
+}
+
+// dropReturned closes the userfaultfd that came back, if it is of no use.
+func (s *session) dropReturned() {
+	if s.returned != nil {
+		s.returned.Close()
+		s.returned = nil
 	}
 }
 
@@ -148,10 +172,7 @@ func (s *session) recover(vmm *pidfd.Process, m *mapping) (*uffd.FD, error) {
 		s.log.Info("the userfaultfd came back from the service manager", "session", s.id, "vmm_pid", vmm.PID(), "reason", err)
 		fd, err, s.returned = s.returned, nil, nil
 	}
-	if s.returned != nil {
-		s.returned.Close()
-		s.returned = nil
-	}
+	s.dropReturned()
 	return fd, err
 }
 

@@ -6,13 +6,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/faultline-vm/faultline/internal/procstat"
 	"golang.org/x/sys/unix"
 )
 
 // takeDirectory makes the pager's directory its own: one pager of a version serves
-// a data directory, and what a dead one left there goes away.
+// a data directory.
 func (p *Pager) takeDirectory() error {
 	if err := os.MkdirAll(p.sessionDir(), 0o700); err != nil {
 		return fmt.Errorf("making the pager's directory: %w", err)
@@ -32,20 +33,27 @@ func (p *Pager) takeDirectory() error {
 		lock.Close()
 		return fmt.Errorf("the pager's lock: %w", err)
 	}
-	stale, err := filepath.Glob(filepath.Join(p.sessionDir(), "*.sock"))
-	if err != nil {
-		lock.Close()
-		return err
-	}
-	for _, path := range stale {
-		if err := os.Remove(path); err != nil {
-			lock.Close()
-			return fmt.Errorf("removing a dead pager's socket: %w", err)
-		}
-	}
 	p.lock = lock
 	return nil
 }
+
+// removeStaleSockets removes the sockets of a dead pager on which nobody listens: those
+// that the service manager did not keep.
+func (p *Pager) removeStaleSockets(entries []os.DirEntry) error {
+	for _, entry := range entries {
+		id, is := strings.CutSuffix(entry.Name(), socketSuffix)
+		if !is || p.deposits.has(listenerName(id)) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(p.sessionDir(), entry.Name())); err != nil {
+			return fmt.Errorf("removing a dead pager's socket: %w", err)
+		}
+	}
+	return nil
+}
+
+// socketSuffix ends the name of a session's socket.
+const socketSuffix = ".sock"
 
 // lockName is the file that a pager holds locked in its directory. It says which
 // process that is, for who must end a pager that does not answer.

@@ -23,11 +23,11 @@
 //
 //	pager.go       the registry of sessions
 //	session.go     the life of one session
-//	accept.go, handshake.go, arrival.go   how a VMM arrives
+//	accept.go, handshake.go, reception.go, arrival.go   how a VMM arrives
 //	faultloop.go, install.go, parked.go, pagestate.go   how its faults are answered
 //	miss.go, source.go, copies.go, cache.go, huge.go   where pages come from
 //	journal.go, adopt.go, deposit.go, handover.go, detach.go   how a session outlives its pager
-//	handler.go, main.go, directory.go, heartbeat.go   the process around it
+//	handler.go, main.go, directory.go, heartbeat.go, drain.go   the process around it
 //
 // # Locks
 //

@@ -16,7 +16,7 @@ import (
 func (p *Pager) blankSession(req control.SessionRequest) *session {
 	s := &session{
 		id: req.ID, imageArg: req.Image, state: control.Waiting,
-		socket:  filepath.Join(p.sessionDir(), req.ID+".sock"),
+		socket:  filepath.Join(p.sessionDir(), req.ID+socketSuffix),
 		journal: journal{filepath.Join(p.sessionDir(), req.ID)},
 		timeout: time.Duration(req.ConnectTimeoutMS) * time.Millisecond,
 		log:     p.log, fail: p.cfg.Failpoints, deposits: p.deposits,
@@ -87,9 +87,8 @@ func (p *Pager) dismantle(s *session) {
 	if s.wake != nil {
 		s.wake.Close() // closed already by a session that ran
 	}
-	if s.returned != nil {
-		s.returned.Close()
-	}
+	s.dropReturned()
+	s.reception.close()
 	if s.files != nil {
 		s.files.copies.close()
 	}

@@ -119,6 +119,10 @@ func (j journal) image() string {
 
 // attach records the VMM. Behind it everything is there that adoption needs.
 func (j journal) attach(vmm *pidfd.Process, m *mapping) (*pageJournal, error) {
+	// A pager that died here has served nothing yet.
+	if err := os.Remove(filepath.Join(j.dir, pagesFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
 	pages, err := j.openPages(m, true)
 	if err != nil {
 		return nil, err

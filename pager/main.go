@@ -147,7 +147,7 @@ func Run(ctx context.Context, cfg Config) error {
 	case <-p.Drained():
 	case <-ctx.Done():
 		signal.Reset(syscall.SIGTERM, syscall.SIGINT)
-		p.Drain()
+		p.drain()
 		cfg.Log.Info("draining", "sessions", p.Health().Sessions)
 		<-p.Drained()
 	}

@@ -185,13 +185,14 @@ func (p *Pager) open(s *session, req control.SessionRequest) (*net.UnixListener,
 	if err := p.equip(s, req); err != nil {
 		return nil, err
 	}
-	listener, err := listenPrivate(s.socket)
+	listener, err := s.listen()
 	if err == nil {
 		if err = s.journal.begin(req, s.image); err == nil {
 			err = s.fail.Hit(pointRequestWritten)
 		}
 		if err != nil {
 			listener.Close()
+			s.forgetSockets()
 			err = errors.Join(err, s.journal.end())
 		}
 	}
@@ -312,8 +313,17 @@ func (p *Pager) Sessions() control.Sessions {
 	return list
 }
 
-// Drain refuses new sessions from now on. Drained is closed when the last is over.
+// Drain refuses new sessions from now on, also in a pager that takes the place of this
+// one. Drained is closed when the last is over.
 func (p *Pager) Drain() {
+	if err := p.rememberDrain(); err != nil {
+		p.log.Warn("draining", "error", err)
+	}
+	p.drain()
+}
+
+// drain is Drain for a process that is to end, and may be started again to serve.
+func (p *Pager) drain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.draining = true
@@ -341,7 +351,7 @@ func (p *Pager) Close() error {
 }
 
 func (p *Pager) close() error {
-	p.Drain()
+	p.drain()
 	var errs []error
 	for _, s := range p.Sessions().Sessions {
 		if _, err := p.CloseSession(s.ID); err != nil && !errors.Is(err, &problem.Problem{Code: "session_unknown"}) {
@@ -349,6 +359,7 @@ func (p *Pager) close() error {
 		}
 	}
 	<-p.drained
+	errs = append(errs, p.forgetDrain())
 	p.cache.Close()
 	p.sharedHuge.close()
 	freeOffHeap(p.hugeZeros)

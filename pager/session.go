@@ -47,6 +47,7 @@ type session struct {
 	// it has one, and the deposit that came back, until it is used.
 	deposited string
 	returned  *uffd.FD
+	reception reception
 	fail      *failpoint.Set // see failpoints.go
 	counters  counters
 
@@ -118,12 +119,14 @@ func (s *session) run(ctx context.Context, listener *net.UnixListener, arrive fu
 	hs, cause := arrive(ctx, listener)
 	if hs == nil {
 		listener.Close()
+		s.forgetSockets()
 		s.over(cause)
 		return
 	}
 	turned := make(chan struct{})
 	go func() {
 		defer close(turned)
+		s.forgetSockets() // here, since faults wait
 		s.turnAway(listener)
 	}()
 	cause = s.serve(ctx, hs)

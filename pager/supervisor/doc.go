@@ -15,8 +15,8 @@
 // killed when it has given no sign of life for [Config.Watchdog]; a unit by systemd.
 //
 // To a child the Supervisor is what systemd is to a unit: it speaks the protocol of
-// sd_notify(3), hears the signs of life, and keeps a copy of each guest's userfaultfd
-// for the next pager. See keeper.go.
+// sd_notify(3), hears the signs of life, and keeps what the pager deposits for the next
+// one. See keeper.go.
 //
 // The package owns the processes that it starts and the log files that it opens
 // for them. It knows neither sessions nor guests, and writes nothing below

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/faultline-vm/faultline/internal/sdnotify"
+	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/uffd"
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +42,13 @@ type keeper struct {
 type deposit struct {
 	name string
 	fd   int
+}
+
+// NotifySocket returns where a supervisor of pagers that run as its children listens to
+// them, below a data directory. What names it in NOTIFY_SOCKET is a pager that a
+// supervisor which comes later hears as well.
+func NotifySocket(dataDir, version string) string {
+	return filepath.Join(pager.Dir(dataDir, version), "notify.sock")
 }
 
 // maxKept is FileDescriptorStoreMax= of the unit. What exceeds it is closed.

@@ -97,19 +97,20 @@ func wantPages(t *testing.T, vmm *faulter.Process, content []byte, from, to uint
 	}
 }
 
-// names lists what a supervisor keeps.
+// names lists of which sessions a supervisor keeps something.
 func (s *Supervisor) names() (names []string) {
 	k := s.launcher.(*childLauncher).keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, d := range k.kept {
-		id, _, _ := strings.Cut(strings.TrimPrefix(d.name, "session."), ".")
+		_, id, _ := strings.Cut(d.name, ".") // of session.a.1.2, listener.a or connection.a
+		id, _, _ = strings.Cut(id, ".")
 		names = append(names, id)
 	}
 	return names
 }
 
-// wantKept waits until a supervisor keeps the userfaultfds of just these sessions.
+// wantKept waits until a supervisor keeps one descriptor of each of these sessions.
 func wantKept(t *testing.T, s *Supervisor, want ...string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {

@@ -38,11 +38,11 @@ type childLauncher struct {
 
 // newChildLauncher takes the executable over.
 func newChildLauncher(cfg Config, e executable) (*childLauncher, error) {
-	dir := pager.Dir(cfg.DataDir, cfg.Version)
-	err := os.MkdirAll(dir, 0o700)
+	socket := NotifySocket(cfg.DataDir, cfg.Version)
+	err := os.MkdirAll(filepath.Dir(socket), 0o700)
 	var k *keeper
 	if err == nil {
-		k, err = newKeeper(filepath.Join(dir, "notify.sock"))
+		k, err = newKeeper(socket)
 	}
 	if err != nil {
 		e.close()
