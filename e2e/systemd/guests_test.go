@@ -53,7 +53,28 @@ type guest struct {
 // newGuest makes a guest with a session of the id.
 func newGuest(t *testing.T, c *client.Client, id string) guest {
 	t.Helper()
-	manifest, content := image(t)
+	g := newcomer(t)
+	if err := g.Handshake(newSession(t, c, id).Socket); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// newSession makes a session that waits for its guest.
+func newSession(t *testing.T, c *client.Client, id string) control.Session {
+	t.Helper()
+	manifest, _ := image(t)
+	session, err := c.CreateSession(t.Context(), control.SessionRequest{ID: id, Image: manifest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+// newcomer makes a guest that has no session yet.
+func newcomer(t *testing.T) guest {
+	t.Helper()
+	_, content := image(t)
 	vmm, err := faulter.Start(faulter.Config{Regions: []faulter.Region{{Size: uint64(len(content))}}})
 	if errors.Is(err, faulter.ErrRefused) {
 		t.Skipf("no userfaultfd in the container: %v", err)
@@ -62,13 +83,6 @@ func newGuest(t *testing.T, c *client.Client, id string) guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { vmm.Kill() })
-	session, err := c.CreateSession(t.Context(), control.SessionRequest{ID: id, Image: manifest})
-	if err == nil {
-		err = vmm.Handshake(session.Socket)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	return guest{vmm, content}
 }
 
@@ -113,6 +127,33 @@ func guestsSurvive(t *testing.T) {
 	if _, err := s.CloseSession(t.Context(), "guest"); err != nil {
 		t.Errorf("the unit may not end a VMM: %v", err)
 	}
+}
+
+// loadsSurvive has guests connect to a pager that is stopped, and is killed before it
+// knows of them. Systemd kept the sockets.
+func loadsSurvive(t *testing.T) {
+	s := supervise(t, "", -1)
+	session := newSession(t, s.Client, "guest")
+	stored(t, "", "1")
+	for _, g := range []guest{newcomer(t), newcomer(t)} {
+		if err := syscall.Kill(s.PID(), syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Handshake(session.Socket); err != nil {
+			t.Fatal(err)
+		}
+		killPager(t, s)
+		g.wantPage(t, s, session.ID, 0)
+		stored(t, "", "1") // its userfaultfd, and no socket any more
+		if _, err := s.CloseSession(t.Context(), session.ID); err != nil {
+			t.Fatal(err)
+		}
+		session = newSession(t, s.Client, "next")
+	}
+	if _, err := s.CloseSession(t.Context(), session.ID); err != nil {
+		t.Fatal(err)
+	}
+	stored(t, "", "0")
 }
 
 // stored waits until systemd keeps so many descriptors for a unit.

@@ -34,6 +34,7 @@ func TestInside(t *testing.T) {
 	t.Run("start", startByVersion)
 	t.Run("restart", restart)
 	t.Run("guests", guestsSurvive)
+	t.Run("loads", loadsSurvive)
 	t.Run("copies", guestsFromTheStore)
 	t.Run("hang", hangingPager)
 	t.Run("versions", versionsSideBySide)
