@@ -68,6 +68,26 @@ func (f *fork) work(ctx context.Context) error {
 			return err
 		}
 		f.right.Add(right)
+		if err := f.breathe(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// breathe gives the guest what the balloon took, and takes it again, in cells whose
+// pager waits for REMOVE messages: how many one inflation makes is the guest's affair.
+func (f *fork) breathe(ctx context.Context) error {
+	if !f.cell.removes() || f.isOver() || f.operation() && f.number == 1 {
+		return nil
+	}
+	for _, size := range []int{0, f.source.guest.balloon()} {
+		if err := f.vmm.SetBalloon(ctx, size); err != nil {
+			return fmt.Errorf("set the balloon to %d MiB: %w", size, err)
+		}
+		if err := sleep(ctx, 50*patience); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -134,8 +154,9 @@ func (f *fork) createSession(ctx context.Context) (s control.Session, at *place,
 
 var errHandshakeLost = errors.New("the pager died with the VMM's handshake, and its successor waits for one")
 
-// handshakePatience is how long a VMM may take to connect to a pager's successor.
-const handshakePatience = 300 * time.Millisecond
+// handshakePatience is how long a VMM may take to connect to a pager's successor. One
+// that had connected is found by it, unless the pager died within the accept.
+const handshakePatience = time.Second
 
 // watchHandshake calls a restore off whose handshake went to a pager that is dead.
 func (f *fork) watchHandshake(ctx context.Context, pl *place, pid int, callOff context.CancelCauseFunc) {

@@ -93,9 +93,9 @@ func (c Cell) point() string {
 // impossible says why there can be no such cell, or "".
 func (c Cell) impossible() string {
 	switch point := c.point(); {
-	case strings.HasPrefix(point, "remove-") && c.Balloon == balloonOff:
+	case c.removes() && c.Balloon == balloonOff:
 		return "nothing is removed without a balloon"
-	case strings.HasPrefix(point, "remove-") && c.Page == page2M:
+	case c.removes() && c.Page == page2M:
 		return "a balloon gives pages of 4 KiB back, and never a whole one of 2 MiB"
 	case (point == "populated" || point == "unregistered") && c.Work != midDetach:
 		return "the pager meets this point in a detach only"
@@ -104,6 +104,9 @@ func (c Cell) impossible() string {
 	}
 	return ""
 }
+
+// removes reports whether the event comes with a REMOVE.
+func (c Cell) removes() bool { return strings.HasPrefix(c.point(), "remove-") }
 
 // forks is how many forks the cell restores.
 func (c Cell) forks() int {

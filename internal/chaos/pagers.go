@@ -61,8 +61,10 @@ func open(ctx context.Context, p program, dataDir, failpoints string) (*place, e
 // start starts a pager by hand.
 func (pl *place) start(ctx context.Context, failpoints string) error {
 	o := pl.options
+	// The supervisor that comes later keeps what this pager deposits.
+	o.Env = []string{"NOTIFY_SOCKET=" + supervisor.NotifySocket(o.DataDir, o.Version)}
 	if failpoints != "" {
-		o.Env = []string{failpoint.Env + "=" + failpoints}
+		o.Env = append(o.Env, failpoint.Env+"="+failpoints)
 	}
 	started, err := supervisor.Start(ctx, o)
 	if err != nil {
