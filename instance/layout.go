@@ -3,7 +3,6 @@ package instance
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -11,11 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/faultline-vm/faultline/internal/atomicfile"
+	"github.com/faultline-vm/faultline/internal/lockfile"
 	"github.com/faultline-vm/faultline/internal/problem"
-	"github.com/faultline-vm/faultline/internal/procstat"
 )
 
 // formatVersion is the version of the data directory that this package reads and
@@ -38,8 +36,8 @@ func (l layout) instance(id string) string { return filepath.Join(l.instances, i
 func (l layout) snapshot(id string) string { return filepath.Join(l.snapshots, id) }
 
 // takeDataDir makes the data directory ready and keeps every other manager out of
-// it until the file returned is closed.
-func takeDataDir(dir string) (l layout, lock *os.File, err error) {
+// it until the lock is given back.
+func takeDataDir(dir string) (l layout, lock *lockfile.Lock, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return layout{}, nil, badRequest("name a directory", "data directory: %w", err)
 	}
@@ -55,7 +53,7 @@ func takeDataDir(dir string) (l layout, lock *os.File, err error) {
 		return layout{}, nil, err
 	}
 	if err := l.prepare(); err != nil {
-		return layout{}, nil, errors.Join(err, unlockDir(lock))
+		return layout{}, nil, errors.Join(err, lock.Release())
 	}
 	return l, lock, nil
 }
@@ -73,66 +71,22 @@ func (l layout) prepare() error {
 	return nil
 }
 
-// lockTime is how long a lock may be held that belongs to nobody any more, see
-// lockDir. Executing a program can wait for a busy disk.
-const lockTime = 30 * time.Second
-
-// lockDir takes the lock that one manager holds. The file says which process that is;
-// another one is refused at once.
-//
-// The kernel drops the lock with the process, and with the children that the process
-// was just starting: until such a child executes its program it has the lock's
-// descriptor too. Such a lock is waited for. Whoever gets it can be sure to find all
-// VMMs of the manager before in /proc.
-func lockDir(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, badRequest("name a directory that this user may write to", "data directory: %w", err)
-	}
-	for deadline := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			err = signLock(f)
-			if err == nil {
-				return f, nil
-			}
-			return nil, problem.From(fmt.Errorf("data directory: %w", errors.Join(err, f.Close())))
-		}
-		holder := lockHolder(f)
-		if errors.Is(err, syscall.EWOULDBLOCK) && holder == 0 && time.Now().Before(deadline) {
-			continue
-		}
+// lockDir takes the lock that one manager holds; another one is refused at once. Whoever
+// gets it can be sure to find all VMMs of the manager before in /proc.
+func lockDir(path string) (*lockfile.Lock, error) {
+	lock, err := lockfile.Take(path)
+	held := new(lockfile.HeldError)
+	switch {
+	case errors.As(err, &held):
 		return nil, problem.New(http.StatusConflict, CodeLocked, "end the other daemon, or use another data directory",
-			"the data directory %s belongs to another daemon (process %d): %w", filepath.Dir(path), holder, errors.Join(err, f.Close()))
+			"the data directory %s belongs to another daemon (process %d)", filepath.Dir(path), held.PID)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EROFS):
+		return nil, badRequest("name a directory that this user may write to", "data directory: %w", err)
+	case err != nil:
+		return nil, problem.From(fmt.Errorf("data directory: %w", err))
 	}
+	return lock, nil
 }
-
-// signLock writes into the lock's file who holds it: pid and start time.
-func signLock(f *os.File) error {
-	stat, err := procstat.Read(os.Getpid())
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt([]byte(fmt.Sprintf("%d %d\n", os.Getpid(), stat.StartTime)), 0)
-	return err
-}
-
-// lockHolder returns the process that signed the lock, or 0 if it is gone.
-func lockHolder(f *os.File) (pid int) {
-	var started uint64
-	if _, err := fmt.Fscanf(io.NewSectionReader(f, 0, 64), "%d %d\n", &pid, &started); err != nil {
-		return 0
-	}
-	stat, err := procstat.Read(pid)
-	if err != nil || stat.StartTime != started {
-		return 0
-	}
-	return pid
-}
-
-// unlockDir gives the lock back. The signature goes first: a child that is just being
-// started may hold the lock a moment longer.
-func unlockDir(f *os.File) error { return errors.Join(f.Truncate(0), f.Close()) }
 
 // checkFormat reads the version of the data directory, or writes it into a new one.
 func checkFormat(path string) error {

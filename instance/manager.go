@@ -5,13 +5,13 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/lockfile"
 	"github.com/faultline-vm/faultline/internal/problem"
 )
 
@@ -26,7 +26,7 @@ const defaultRestores = 32
 type Manager struct {
 	cfg       Config
 	data      layout
-	lockFile  *os.File
+	lock      *lockfile.Lock
 	host      host
 	admission chan struct{}
 	pagers    pagerSet
@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if m.host.cpuModel, m.host.kernel, err = capture.Host(); err != nil {
 		return nil, problem.From(err)
 	}
-	if m.data, m.lockFile, err = takeDataDir(cfg.DataDir); err != nil {
+	if m.data, m.lock, err = takeDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	m.background, m.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -91,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if err := m.recover(ctx); err != nil {
 		m.stop()
 		m.watching.Wait()
-		return nil, errors.Join(err, unlockDir(m.lockFile))
+		return nil, errors.Join(err, m.lock.Release())
 	}
 	m.watching.Go(m.watch)
 	m.watching.Go(func() { m.upkeep.run(m.background) })
@@ -112,7 +112,7 @@ func (m *Manager) Close() error {
 	m.stop()
 	m.watching.Wait()
 	m.events.close()
-	return unlockDir(m.lockFile)
+	return m.lock.Release()
 }
 
 // enter notes an operation; leave it with the function returned.

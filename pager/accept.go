@@ -158,7 +158,7 @@ func (r received) take(conn *net.UnixConn) {
 	if r.peeked == 0 {
 		return
 	}
-	// It fails where the VMM has ended, and then the kernel has taken it out.
+	// It fails where the session is to end, and then the socket is closed.
 	if _, fds, err := uffd.ReceiveFDs(conn, make([]byte, r.peeked)); err == nil {
 		uffd.CloseAll(fds)
 	}

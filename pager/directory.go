@@ -8,8 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/faultline-vm/faultline/internal/procstat"
-	"golang.org/x/sys/unix"
+	"github.com/faultline-vm/faultline/internal/lockfile"
 )
 
 // takeDirectory makes the pager's directory its own: one pager of a version serves
@@ -18,19 +17,11 @@ func (p *Pager) takeDirectory() error {
 	if err := os.MkdirAll(p.sessionDir(), 0o700); err != nil {
 		return fmt.Errorf("making the pager's directory: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(p.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := lockfile.Take(filepath.Join(p.dir, lockName))
+	if held := new(lockfile.HeldError); errors.As(err, &held) {
+		return fmt.Errorf("a pager of version %s (process %d) serves %s already; use it, or drain it first", p.version, held.PID, p.cfg.DataDir)
+	}
 	if err != nil {
-		return fmt.Errorf("the pager's lock: %w", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("a pager of version %s serves %s already; use it, or drain it first", p.version, p.cfg.DataDir)
-		}
-		return fmt.Errorf("locking %s: %w", lock.Name(), err)
-	}
-	if err := signLock(lock); err != nil {
-		lock.Close()
 		return fmt.Errorf("the pager's lock: %w", err)
 	}
 	p.lock = lock
@@ -59,31 +50,14 @@ const socketSuffix = ".sock"
 // process that is, for who must end a pager that does not answer.
 const lockName = "pager.lock"
 
-func signLock(lock *os.File) error {
-	stat, err := procstat.Read(os.Getpid())
-	if err != nil {
-		return err
-	}
-	text := fmt.Appendf(nil, "%d %d\n", os.Getpid(), stat.StartTime)
-	if err := lock.Truncate(0); err != nil {
-		return err
-	}
-	_, err = lock.WriteAt(text, 0)
-	return err
-}
-
 // Holder returns which process took the directory of a version last, by its number and
 // its start time in clock ticks since the host booted. It may be gone.
 func Holder(dataDir, version string) (pid int, startTime uint64, err error) {
-	path := filepath.Join(Dir(dataDir, version), lockName)
-	text, err := os.ReadFile(path)
+	pid, startTime, err = lockfile.Holder(filepath.Join(Dir(dataDir, version), lockName))
 	if err != nil {
-		return 0, 0, fmt.Errorf("the pager's lock: %w", err)
+		err = fmt.Errorf("the pager's lock: %w", err)
 	}
-	if _, err := fmt.Sscanf(string(text), "%d %d\n", &pid, &startTime); err != nil || pid <= 0 {
-		return 0, 0, fmt.Errorf("the pager's lock %s does not say who holds it", path)
-	}
-	return pid, startTime, nil
+	return pid, startTime, err
 }
 
 // listenPrivate makes a unix socket that only this user may connect to. A socket of

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/failpoint"
+	"github.com/faultline-vm/faultline/internal/lockfile"
 	"github.com/faultline-vm/faultline/internal/problem"
 	"github.com/faultline-vm/faultline/memimage"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -79,7 +80,7 @@ type Pager struct {
 	cfg        Config
 	version    string
 	dir        string
-	lock       *os.File // of dir; held while the pager lives
+	lock       *lockfile.Lock // of dir; held while the pager lives
 	log        *slog.Logger
 	started    time.Time
 	cache      *pageCache
@@ -130,7 +131,7 @@ func New(cfg Config) (*Pager, error) {
 	}
 	defer func() {
 		if err != nil {
-			p.lock.Close()
+			p.lock.Release()
 		}
 	}()
 	if p.cache, err = newPageCache(cfg.CacheMaxBytes); err != nil {
@@ -363,8 +364,7 @@ func (p *Pager) close() error {
 	p.cache.Close()
 	p.sharedHuge.close()
 	freeOffHeap(p.hugeZeros)
-	p.lock.Close()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, p.lock.Release())...)
 }
 
 // Stats describes everything that the pager counts.
