@@ -5,6 +5,7 @@ import (
 
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/memimage"
+	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
 // Config is the configuration. See [Sample] for what each key means.
@@ -37,8 +38,9 @@ type Hypervisor struct {
 
 // Pager says which pager serves page faults, and what keeps it running.
 type Pager struct {
-	Binary  string
-	Manager string
+	Binary   string
+	Manager  string
+	Watchdog time.Duration // 0 is never
 }
 
 // Network says how forks come to their taps and their guests to their addresses.
@@ -73,7 +75,7 @@ func Default() Config {
 			FirecrackerUffdCacheMaxBytes:     4 << 30,
 			FirecrackerMaxConcurrentRestores: 32,
 		},
-		Pager:   Pager{Manager: "auto"},
+		Pager:   Pager{Manager: "auto", Watchdog: supervisor.DefaultWatchdog},
 		Network: Network{ReconfigureTimeout: 10 * time.Second},
 		Capture: Capture{StageDir: "/dev/shm/faultline", StageReserve: 1 << 30},
 		Images:  Images{FlattenDepth: 16, FlattenSupersededPercent: 50, Checksums: true},

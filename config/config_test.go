@@ -77,6 +77,8 @@ func TestFaults(t *testing.T) {
 		{"hypervisor:\n  firecracker_arguments: [1]\n", "list of texts"},
 		{"hypervisor:\n  prefer: qemu\n", `"qemu" is not among`},
 		{"pager:\n  manager: cron\n", `"cron" is not among`},
+		{"pager:\n  watchdog: 10\n", "wants a time"},
+		{"pager:\n  watchdog: 20ms\n", "pager.watchdog: 20ms is neither 0s nor between 1s and 1h"},
 		{"network:\n  tap_template: tap\n", "network.tap_template"},
 		{"network:\n  tap_template: a-long-name-{id}-{n}\n", "at most 15 bytes"},
 		{"network:\n  reconfigure_timeout: soon\n", "wants a time"},

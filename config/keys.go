@@ -34,6 +34,7 @@ var keys = []key{
 	{"hypervisor.firecracker_max_concurrent_restores", "How many VMMs are brought up at the same time; the others wait.", func(c *Config) any { return &c.Hypervisor.FirecrackerMaxConcurrentRestores }},
 	{"pager.binary", `"" = beside the daemon's own program, else on PATH.`, func(c *Config) any { return &c.Pager.Binary }},
 	{"pager.manager", "auto | child | systemd. What keeps the pager running.", func(c *Config) any { return &c.Pager.Manager }},
+	{"pager.watchdog", "A child pager that gives no sign of life for this long is killed and started again; 0s = never.", func(c *Config) any { return &c.Pager.Watchdog }},
 	{"network.tap_template", `Names of the taps that are made for instances, with {id} and {n}, such as t{id}-{n}; "" = callers name taps that exist.`, func(c *Config) any { return &c.Network.TapTemplate }},
 	{"network.reconfigure_command", "Program and arguments that tell a fork's guest its new address; [] = none.", func(c *Config) any { return &c.Network.ReconfigureCommand }},
 	{"network.reconfigure_vsock_port", "Or the vsock port on which the guest listens for it; 0 = none.", func(c *Config) any { return &c.Network.ReconfigureVsockPort }},

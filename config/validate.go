@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/hostmemory"
@@ -49,6 +50,10 @@ func (c Config) faults() []Fault {
 		fault("hypervisor.firecracker_max_concurrent_restores", "%d is not between 1 and 10000", n)
 	}
 	oneOf("pager.manager", c.Pager.Manager, "auto", "child", "systemd")
+	// A pager gives four signs of life in this time.
+	if w := c.Pager.Watchdog; w != 0 && (w < time.Second || w > time.Hour) {
+		fault("pager.watchdog", "%v is neither 0s nor between 1s and 1h", w)
+	}
 	if err := instance.ValidateTapTemplate(c.Network.TapTemplate); err != nil {
 		fault("network.tap_template", "%v", err)
 	}

@@ -67,10 +67,14 @@ func pagers(c config.Config, log *slog.Logger) (func(ctx context.Context, versio
 			return nil, fmt.Errorf("configured pager: %w", err)
 		}
 	}
+	watchdog := c.Pager.Watchdog
+	if watchdog == 0 {
+		watchdog = -1
+	}
 	return instance.Supervised(supervisor.Config{
 		Options: supervisor.Options{DataDir: c.DataDir, CacheMaxBytes: uint64(c.Hypervisor.FirecrackerUffdCacheMaxBytes)},
 		Manager: supervisor.Manager(strings.TrimPrefix(c.Pager.Manager, "auto")),
-		Logger:  log,
+		Logger:  log, Watchdog: watchdog,
 	}, func(ctx context.Context, version string) (string, error) {
 		return fleet.Program(ctx, c.Pager.Binary, version)
 	}), nil

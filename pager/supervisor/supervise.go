@@ -22,7 +22,7 @@ type Config struct {
 	// Restart bounds restarts.
 	Restart Restart
 	// Watchdog is how long a child pager may give no sign of life until it is killed
-	// and started again; 0 means 10 s, and a negative value means for ever. The unit
+	// and started again; 0 means DefaultWatchdog, and a negative value means for ever. The unit
 	// says it where systemd runs the pager.
 	Watchdog time.Duration
 	// Logger receives starts, deaths and the end of the supervision. Nil discards.
@@ -125,7 +125,7 @@ func Supervise(ctx context.Context, cfg Config) (*Supervisor, error) {
 	}
 	cfg.Options, cfg.Restart = cfg.Options.withDefaults(), cfg.Restart.withDefaults()
 	if cfg.Watchdog == 0 {
-		cfg.Watchdog = defaultWatchdog
+		cfg.Watchdog = DefaultWatchdog
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

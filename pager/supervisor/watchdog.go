@@ -13,9 +13,9 @@ import (
 	"github.com/faultline-vm/faultline/pager/client"
 )
 
-// defaultWatchdog is longer than a pager is kept from the processor on a host that does
+// DefaultWatchdog is longer than a pager is kept from the processor on a host that does
 // anything at all. A pager that was killed for nothing costs each guest a pause.
-const defaultWatchdog = 10 * time.Second
+const DefaultWatchdog = 10 * time.Second
 
 // silentLooks is how many looks in a row must find no sign of life before the pager is
 // taken for dead. Looks are counted and not time, so that a supervisor that was itself
