@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -344,4 +345,34 @@ func FuzzParseMessage(f *testing.F) {
 			t.Fatalf("accepted the name %q", m.name)
 		}
 	})
+}
+
+// TestManyDeposits passes more descriptors to a pager than a process has open when it
+// starts another one, among them that of the executable itself.
+func TestManyDeposits(t *testing.T) {
+	manifest, content := image(t)
+	s := supervised(t, child(t))
+	var ids []string
+	for i := range 12 {
+		ids = append(ids, fmt.Sprint("s", i))
+		if _, err := s.CreateSession(t.Context(), control.SessionRequest{ID: ids[i], Image: manifest}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantKept(t, s, ids...)
+	replace(t, s)
+	for _, id := range ids {
+		awaitSession(t, s.Client, id, control.Waiting)
+	}
+	wantKept(t, s, ids...)
+	last, err := s.Session(t.Context(), ids[11])
+	if err != nil {
+		t.Fatal(err)
+	}
+	vmm := newcomer(t)
+	if err := vmm.Handshake(last.Socket); err != nil {
+		t.Fatal(err)
+	}
+	awaitSession(t, s.Client, ids[11], control.Serving)
+	wantPages(t, vmm, content, 0, guestPages)
 }
