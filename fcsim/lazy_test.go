@@ -137,6 +137,8 @@ func TestBalloonWhileLoadingLazily(t *testing.T) {
 	fork.ok("PUT", "/snapshot/load", load(source.path("full.state"), "Uffd", pager.path, nil))
 	fork.ok("PATCH", "/balloon", object{"amount_mib": 3})
 	waitForBalloon(fork, `"actual_pages":768`)
+	// The guest goes on when the last event was read, which is before it is counted.
+	waitFor(t, "REMOVE events of 3 MiB", func() bool { return pager.removed.Load() >= 3<<20 })
 	if got := pager.removed.Load(); got != 3<<20 {
 		t.Errorf("REMOVE events of %d bytes", got)
 	}

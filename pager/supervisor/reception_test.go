@@ -64,6 +64,7 @@ func TestCrashWithinAHandshake(t *testing.T) {
 			}
 			wantPages(t, vmm, content, 0, guestPages)
 			wantKept(t, s, "a")
+			awaitWatching(t, s, awaitOther(t, s.Client, first.PID()).PID)
 			replace(t, s)
 			wantNoSocket(t, session)
 			awaitSession(t, s.Client, "a", control.Serving)
