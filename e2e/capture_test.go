@@ -33,7 +33,7 @@ func newHost(t *testing.T, binary firecracker.Binary) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, process := range processesOf(dir) {
+		for _, process := range processesOf(t, dir) {
 			t.Errorf("still running: %s", process)
 		}
 		os.RemoveAll(dir)

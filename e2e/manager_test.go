@@ -1,13 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +19,7 @@ import (
 	"github.com/faultline-vm/faultline/guest/linux/linuxtest"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
 	"github.com/faultline-vm/faultline/instance"
+	"github.com/faultline-vm/faultline/internal/leftover"
 )
 
 // managed is a data directory with a daemon, used through the command line alone.
@@ -122,27 +123,16 @@ func (m *managed) clear() {
 		_ = m.daemon.Process.Kill()
 		_ = m.daemon.Wait()
 	}
-	for _, pid := range pidsOf(m.dir) {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
-	for deadline := time.Now().Add(patience); len(pidsOf(m.dir)) > 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := leftover.End(ctx, m.dir); err != nil {
+		m.t.Error(err)
 	}
 	for _, name := range []string{m.config(), m.log, m.data(), filepath.Join(m.dir, "guest")} {
 		if err := os.RemoveAll(name); err != nil {
 			m.t.Error(err)
 		}
 	}
-}
-
-// pidsOf returns the processes that processesOf finds.
-func pidsOf(dir string) (pids []int) {
-	for _, process := range processesOf(dir) {
-		number, _, _ := strings.Cut(process, " ")
-		if pid, err := strconv.Atoi(number); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
 
 // list returns what ps tells.
@@ -286,9 +276,9 @@ func (m *managed) end() {
 	if _, err := os.Stat(filepath.Join(m.data(), "uffd")); err == nil {
 		m.must("pager", "drain")
 	}
-	for deadline := time.Now().Add(patience); len(processesOf(m.dir)) > 0; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); len(processesOf(m.t, m.dir)) > 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("still running: %q", processesOf(m.dir))
+			m.t.Fatalf("still running: %v", processesOf(m.t, m.dir))
 		}
 	}
 	var left []string

@@ -10,11 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/faultline-vm/faultline/internal/leftover"
 )
 
 // patience bounds a program that hangs. Nothing is expected to come near it.
@@ -100,7 +101,7 @@ func dataDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, process := range processesOf(dir) {
+		for _, process := range processesOf(t, dir) {
 			t.Errorf("still running: %s", process)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
@@ -112,22 +113,11 @@ func dataDir(t *testing.T) string {
 }
 
 // processesOf returns the processes that work in dir or name it.
-func processesOf(dir string) (found []string) {
-	entries, err := os.ReadDir("/proc")
+func processesOf(t *testing.T, dir string) []leftover.Process {
+	t.Helper()
+	found, err := leftover.Processes(dir)
 	if err != nil {
-		return []string{err.Error()}
-	}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		// A process that ends meanwhile reads as empty.
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
-		cwd, _ := os.Readlink(filepath.Join("/proc", entry.Name(), "cwd"))
-		if strings.HasPrefix(cwd, dir) || bytes.Contains(cmdline, []byte(dir)) {
-			found = append(found, fmt.Sprintf("%d %s in %s", pid, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '}), cwd))
-		}
+		t.Error(err)
 	}
 	return found
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/leftover"
 	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
@@ -109,7 +110,7 @@ func TestWrongMemory(t *testing.T) {
 			if result.Outcome != Failed || !strings.Contains(result.Reason, what) && !strings.Contains(result.Reason, "pages instead of") {
 				t.Errorf("a cell with wrong memory %s: %s", result.Outcome, result.Reason)
 			}
-			if processes, err := processesOf(r.dir); err != nil || len(processes) > 0 {
+			if processes, err := leftover.Processes(r.dir); err != nil || len(processes) > 0 {
 				t.Errorf("the failed cell left %v, %v", processes, err)
 			}
 		})
@@ -169,7 +170,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() }()
-	if found, err := processesOf(dir); err != nil || !slices.ContainsFunc(found, func(p process) bool { return strings.Contains(p.arguments, "sleep") }) {
+	if found, err := leftover.Processes(dir); err != nil || !slices.ContainsFunc(found, func(p leftover.Process) bool { return strings.Contains(p.Arguments, "sleep") }) {
 		t.Errorf("a process in the directory was not found: %v, %v", found, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/faultline-vm/faultline/capture"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/leftover"
 	"github.com/faultline-vm/faultline/pager/control"
 )
 
@@ -334,6 +335,6 @@ func (t *trial) abandon(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
 	defer cancel()
-	endProcessesOf(ctx, t.dir)
-	return errors.Join(logs...)
+	// What is left is a pager, for one, that a supervisor was just starting.
+	return errors.Join(append(logs, leftover.End(ctx, t.dir))...)
 }

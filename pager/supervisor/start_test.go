@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/faultline-vm/faultline/internal/faulter"
+	"github.com/faultline-vm/faultline/internal/leftover"
 	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/internal/syscallfault"
 	"github.com/faultline-vm/faultline/pager"
@@ -37,6 +38,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// options are those of a pager of the test's own. Whatever runs in its directory when the
+// test and its supervisors are over is ended: a supervisor may have let one go that it was
+// just starting.
 func options(t *testing.T) Options {
 	t.Helper()
 	t.Setenv(asPager, "1")
@@ -45,6 +49,13 @@ func options(t *testing.T) Options {
 		t.Fatal(err)
 	}
 	dir := shortdir.Make(t)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := leftover.End(ctx, dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return Options{Binary: binary, DataDir: dir, CacheMaxBytes: pager.MinCacheBytes}
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/faultline-vm/faultline/internal/pagertest"
-	"github.com/faultline-vm/faultline/internal/pidfd"
 	"github.com/faultline-vm/faultline/pager"
 	"github.com/faultline-vm/faultline/pager/client"
 	"github.com/faultline-vm/faultline/pager/control"
@@ -24,7 +23,7 @@ const patience = 30 * time.Second
 // quick restarts soon, and gives up only in tests that want it.
 var quick = Restart{MinDelay: time.Millisecond, MaxDelay: 10 * time.Millisecond, Limit: -1}
 
-// supervised keeps a pager running until the test ends, and ends it then.
+// supervised keeps a pager running until the test ends. See options for the pager's end.
 func supervised(t *testing.T, cfg Config) *Supervisor {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -36,29 +35,8 @@ func supervised(t *testing.T, cfg Config) *Supervisor {
 	t.Cleanup(func() {
 		cancel()
 		<-s.Over()
-		endPager(t, s.cfg.Options)
 	})
 	return s
-}
-
-// endPager ends the pager that serves o, if one does, also one that does not answer.
-func endPager(t *testing.T, o Options) {
-	t.Helper()
-	pid, startTime, err := pager.Holder(o.DataDir, o.Version)
-	if err != nil {
-		return
-	}
-	p, err := pidfd.Reopen(pid, startTime)
-	if errors.Is(err, os.ErrProcessDone) {
-		return
-	}
-	if err == nil {
-		defer p.Close()
-		err = p.End(patience)
-	}
-	if err != nil {
-		t.Error(err)
-	}
 }
 
 func child(t *testing.T) Config {
@@ -209,7 +187,6 @@ func TestContextLeavesThePager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { endPager(t, first.cfg.Options) })
 	pid := first.PID()
 	cancel()
 	if err := outcome(t, first); err != nil || first.Status().State != Released {
