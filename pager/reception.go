@@ -22,7 +22,8 @@ import (
 //
 // Neither is of use when the session has its VMM. Without a service manager the next
 // pager listens anew, and what had connected is lost; see arrival.go. So is, with one, a
-// VMM whose pager dies in the microseconds between accept and deposit.
+// VMM whose pager dies between accept and deposit, which takes microseconds, or a
+// scheduler's turn where many VMMs arrive at once.
 //
 // It belongs to whoever makes the session, and then to the goroutine that runs its life.
 type reception struct {
