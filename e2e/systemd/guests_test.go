@@ -202,10 +202,14 @@ func hangingPager(t *testing.T) {
 	s := supervise(t, "", -1)
 	g := newGuest(t, s.Client, "guest")
 	g.wantPage(t, s, "guest", 0)
-	if err := syscall.Kill(s.PID(), syscall.SIGSTOP); err != nil {
+	pid := s.PID()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	g.wantPage(t, s, "guest", 1)
+	// Systemd lets the pager go on so that it can say where it hangs, and it may serve the
+	// page before it dies of that.
+	awaitOther(t, s, pid)
 	if _, err := s.CloseSession(t.Context(), "guest"); err != nil {
 		t.Fatal(err)
 	}

@@ -125,6 +125,12 @@ func killPager(t *testing.T, s *supervisor.Supervisor) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
+	awaitOther(t, s, pid)
+}
+
+// awaitOther waits until the supervisor has another pager than the process pid.
+func awaitOther(t *testing.T, s *supervisor.Supervisor, pid int) {
+	t.Helper()
 	eventually(t, "a pager in the place of the killed one", func() bool {
 		st := s.Status()
 		return st.State == supervisor.Watching && st.PID != pid
