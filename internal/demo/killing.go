@@ -11,6 +11,7 @@ import (
 
 	"github.com/faultline-vm/faultline/instance"
 	"github.com/faultline-vm/faultline/internal/problem"
+	"github.com/faultline-vm/faultline/pager/supervisor"
 )
 
 // The pager is killed at random moments: this long, and the time that it took to come
@@ -96,11 +97,12 @@ func (p *pager) stopKilling(ctx context.Context) error {
 	return p.awaitRevival(ctx)
 }
 
-// awaitRevival waits until a pager answers that was not killed.
+// awaitRevival waits until a pager answers that was not killed, and until the supervisor
+// has counted it: the pager answers first.
 func (p *pager) awaitRevival(ctx context.Context) error {
 	for {
 		h, err := p.Health(ctx)
-		if err == nil && h.PID != p.killer.victim() {
+		if st := p.Status(); err == nil && h.PID != p.killer.victim() && st.State == supervisor.Watching && st.PID == h.PID {
 			return nil
 		}
 		select {
