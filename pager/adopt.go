@@ -53,7 +53,8 @@ func (p *Pager) Adopt() error {
 		p.adopt(entry.Name(), nil)
 	}
 	p.deposits.removeUnclaimed()
-	return p.resumeDrain()
+	p.resumeDrain()
+	return nil
 }
 
 // adopt registers one session and starts its life. Fd is its userfaultfd if somebody

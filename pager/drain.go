@@ -44,18 +44,18 @@ func (p *Pager) wasDraining() (bool, error) {
 	return strings.TrimSpace(string(text)) == id, errors.Join(err, idErr)
 }
 
-// resumeDrain drains what a draining pager has left, if it has left anything.
-func (p *Pager) resumeDrain() error {
+// resumeDrain drains what a draining pager has left, if it has left anything. A disk that
+// fails here is no reason to leave guests without a pager.
+func (p *Pager) resumeDrain() {
 	was, err := p.wasDraining()
-	if err != nil {
-		p.log.Warn("whether the pager before this one was draining", "error", err)
-	}
 	if was && p.Health().Sessions > 0 {
 		p.log.Info("draining, as the pager before this one", "sessions", p.Health().Sessions)
 		p.Drain()
-		return nil
+		return
 	}
-	return p.forgetDrain()
+	if err = errors.Join(err, p.forgetDrain()); err != nil {
+		p.log.Warn("it is not known whether the pager before this one was draining; if it was, drain this one again", "error", err)
+	}
 }
 
 // forgetDrain is for a pager that is drained, or begins anew.

@@ -37,7 +37,7 @@ type reception struct {
 func listenerName(id string) string   { return "listener." + id }
 func connectionName(id string) string { return "connection." + id }
 
-// using makes the descriptor of a socket usable as [uffd.FD] and [pidfd.Process] make theirs.
+// using makes a socket lend its descriptor in the way of the method Use of uffd.FD.
 func using(socket syscall.Conn) func(func(fd int) error) error {
 	return func(fn func(fd int) error) error {
 		raw, err := socket.SyscallConn()

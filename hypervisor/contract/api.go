@@ -6,6 +6,7 @@ import (
 
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 type object = map[string]any
@@ -13,7 +14,7 @@ type object = map[string]any
 // fresh starts a VMM without configuring it.
 func (s suite) fresh(t *testing.T) *firecracker.VMM {
 	t.Helper()
-	v, err := firecracker.Start(within(t), firecracker.Options{Binary: s.target.Binary, Dir: newDir(t), DieWithParent: true})
+	v, err := firecracker.Start(within(t), firecracker.Options{Binary: s.target.Binary, Dir: shortdir.Make(t), DieWithParent: true})
 	if err != nil {
 		t.Fatal(err)
 	}

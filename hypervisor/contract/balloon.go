@@ -8,6 +8,7 @@ import (
 	"github.com/faultline-vm/faultline/guest/linux"
 	"github.com/faultline-vm/faultline/guest/linux/linuxtest"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // testBalloon inflates the balloon of a guest that is loading lazily: what it
@@ -27,7 +28,7 @@ func (s suite) testBalloon(t *testing.T) {
 	}
 
 	pager := servePages(t, base.memory, -1)
-	m := s.restore(t, newDir(t), w, base.fromSocket(pager.socket))
+	m := s.restore(t, shortdir.Make(t), w, base.fromSocket(pager.socket))
 	if err := m.SetBalloon(within(t), inflated); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func (s suite) bootBalloonGuest(t *testing.T, w *guest.Workload, change func(*hy
 	}
 	g := linuxtest.Require(t)
 	spec := hypervisor.BootSpec{
-		Process: hypervisor.Process{Dir: newDir(t), Input: true},
+		Process: hypervisor.Process{Dir: shortdir.Make(t), Input: true},
 		Kernel:  g.Kernel, Initrd: g.Initrd, BootArgs: g.BootArgs,
 		VCPUs: 1, MemoryMiB: memoryMiB, TrackDirtyPages: true,
 	}

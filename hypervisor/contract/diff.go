@@ -7,6 +7,7 @@ import (
 
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func (s suite) testDiff(t *testing.T) {
@@ -44,15 +45,15 @@ func (s suite) testTrackedDiff(t *testing.T) {
 	source.check()
 
 	t.Run("Flattened", func(t *testing.T) {
-		flat := capture{state: diffs[1].state, memory: filepath.Join(newDir(t), "flat")}
+		flat := capture{state: diffs[1].state, memory: filepath.Join(shortdir.Make(t), "flat")}
 		flatten(t, flat.memory, base.memory, diffs[0].memory, diffs[1].memory)
 		openMemory(t, flat.memory).requirePages(w, func(uint64) bool { return true })
-		s.restore(t, newDir(t), w, flat.fromFile()).check()
+		s.restore(t, shortdir.Make(t), w, flat.fromFile()).check()
 	})
 	t.Run("IntoTheBase", func(t *testing.T) {
 		// Into a file of the right size a diff is written in place: it becomes
 		// the newer full image, and the older one is no more.
-		m := s.restore(t, newDir(t), w, base.fromFile())
+		m := s.restore(t, shortdir.Make(t), w, base.fromFile())
 		merged := filepath.Join(m.dir, "merged.memory")
 		copyFile(t, base.memory, merged)
 		before, err := os.Stat(merged)
@@ -66,7 +67,7 @@ func (s suite) testTrackedDiff(t *testing.T) {
 			t.Errorf("the memory file was replaced, error %v", err)
 		}
 		openMemory(t, merged).requirePages(w, func(uint64) bool { return true })
-		s.restore(t, newDir(t), w, c.fromFile()).check()
+		s.restore(t, shortdir.Make(t), w, c.fromFile()).check()
 	})
 }
 
@@ -107,7 +108,7 @@ func (s suite) testLazyDiff(t *testing.T) {
 	base := source.snapshot(hypervisor.Full, "base")
 
 	pager := servePages(t, base.memory, -1)
-	m := s.restore(t, newDir(t), w, base.fromSocket(pager.socket))
+	m := s.restore(t, shortdir.Make(t), w, base.fromSocket(pager.socket))
 	m.command(guest.CommandPing, guest.Pong)
 	class := m.write()
 	m.pause()
@@ -118,16 +119,16 @@ func (s suite) testLazyDiff(t *testing.T) {
 	}
 	requireDiff(t, c, w, func(page uint64) bool { return page%w.Classes == class })
 
-	flat := capture{state: c.state, memory: filepath.Join(newDir(t), "flat")}
+	flat := capture{state: c.state, memory: filepath.Join(shortdir.Make(t), "flat")}
 	flatten(t, flat.memory, base.memory, c.memory)
-	s.restore(t, newDir(t), w, flat.fromFile()).check()
+	s.restore(t, shortdir.Make(t), w, flat.fromFile()).check()
 	m.resume()
 	m.check()
 
 	t.Run("Full", func(t *testing.T) {
 		// A Full snapshot of the same guest loads everything.
 		pager := servePages(t, base.memory, -1)
-		m := s.restore(t, newDir(t), w, base.fromSocket(pager.socket))
+		m := s.restore(t, shortdir.Make(t), w, base.fromSocket(pager.socket))
 		m.command(guest.CommandPing, guest.Pong)
 		m.pause()
 		full := m.snapshot(hypervisor.Full, "full")
@@ -158,7 +159,7 @@ func (s suite) testUntrackedDiff(t *testing.T) {
 	pager := servePages(t, base.memory, -1)
 	spec := base.fromSocket(pager.socket)
 	spec.TrackDirtyPages = false
-	m := s.restore(t, newDir(t), w, spec)
+	m := s.restore(t, shortdir.Make(t), w, spec)
 	m.write()
 	m.pause()
 	loaded := map[uint64]bool{}

@@ -12,6 +12,7 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/internal/pidfd"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/uffd"
 )
 
@@ -26,7 +27,7 @@ func (s suite) testPagerGone(t *testing.T) {
 	orphan := func(t *testing.T) (*machine, *testPager) {
 		t.Helper()
 		pager := servePages(t, c.memory, int(w.Pages)/2)
-		m := s.restore(t, newDir(t), w, c.fromSocket(pager.socket))
+		m := s.restore(t, shortdir.Make(t), w, c.fromSocket(pager.socket))
 		m.send(guest.CommandCheck)
 		select {
 		case <-pager.done:
@@ -78,7 +79,7 @@ func (s suite) testPagerGone(t *testing.T) {
 			cancel()
 		}()
 		spec := c.fromSocket(pager.socket)
-		spec.Process = hypervisor.Process{Dir: newDir(t)}
+		spec.Process = hypervisor.Process{Dir: shortdir.Make(t)}
 		vmm, err := s.driver().Restore(ctx, spec)
 		if err == nil {
 			vmm.Kill(within(t))
@@ -90,7 +91,7 @@ func (s suite) testPagerGone(t *testing.T) {
 
 	t.Run("ConnectionEndsWithTheVMM", func(t *testing.T) {
 		pager := servePages(t, c.memory, -1)
-		m := s.restore(t, newDir(t), w, c.fromSocket(pager.socket))
+		m := s.restore(t, shortdir.Make(t), w, c.fromSocket(pager.socket))
 		m.check()
 		requireOpenAndSilent(t, pager)
 		if err := m.Kill(within(t)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/internal/hugepages"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 func (s suite) testHandshake(t *testing.T) {
@@ -28,7 +29,7 @@ func (s suite) testOneRegion(t *testing.T) {
 	pager := servePages(t, c.memory, -1)
 	spec := c.fromSocket(pager.socket)
 	spec.Resume = false
-	m := s.restore(t, newDir(t), w, spec)
+	m := s.restore(t, shortdir.Make(t), w, spec)
 	// The VMM's own devices live in guest memory: whoever is to serve it must do
 	// so before the load returns.
 	if pager.pages() == 0 {
@@ -122,7 +123,7 @@ func (s suite) testSeveralRegions(t *testing.T) {
 	}
 
 	pager := servePages(t, c.memory, -1)
-	m := s.restore(t, newDir(t), w, c.fromSocket(pager.socket))
+	m := s.restore(t, shortdir.Make(t), w, c.fromSocket(pager.socket))
 	m.check()
 	requireRegions(t, pager, guest.PageSize, memory)
 	if _, regions, _ := pager.handshake(); len(regions) != 2 || regions[0].Size != 3<<30 {
@@ -141,12 +142,12 @@ func (s suite) testHugePages(t *testing.T) {
 	openMemory(t, c.memory).requirePages(w, func(uint64) bool { return true })
 
 	pager := servePages(t, c.memory, -1)
-	m := s.restore(t, newDir(t), w, c.fromSocket(pager.socket))
+	m := s.restore(t, shortdir.Make(t), w, c.fromSocket(pager.socket))
 	m.check()
 	requireRegions(t, pager, hugepages.Size, memoryMiB*mebibyte)
 	// Mapping a file cannot give huge pages.
 	if err := source.Kill(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	s.requireFailedLoad(t, newDir(t), c.fromFile())
+	s.requireFailedLoad(t, shortdir.Make(t), c.fromFile())
 }

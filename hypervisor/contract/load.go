@@ -10,6 +10,7 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // testLoad restores one capture in every way.
@@ -22,7 +23,7 @@ func (s suite) testLoad(t *testing.T) {
 	t.Run("Paused", func(t *testing.T) {
 		spec := c.fromFile()
 		spec.Resume = false
-		m := s.restore(t, newDir(t), w, spec)
+		m := s.restore(t, shortdir.Make(t), w, spec)
 		m.requireState(hypervisor.Paused)
 		m.send(guest.CommandPing)
 		m.requireSilence()
@@ -32,13 +33,13 @@ func (s suite) testLoad(t *testing.T) {
 		m.check()
 	})
 	t.Run("Resumed", func(t *testing.T) {
-		m := s.restore(t, newDir(t), w, c.fromFile())
+		m := s.restore(t, shortdir.Make(t), w, c.fromFile())
 		m.requireState(hypervisor.Running)
 		m.check()
 	})
 	t.Run("ManyOfOne", func(t *testing.T) {
 		// Forks of one memory file do not see each other's pages.
-		a, b := s.restore(t, newDir(t), w, c.fromFile()), s.restore(t, newDir(t), w, c.fromFile())
+		a, b := s.restore(t, shortdir.Make(t), w, c.fromFile()), s.restore(t, shortdir.Make(t), w, c.fromFile())
 		for range 2 {
 			a.write()
 			b.write()
@@ -50,14 +51,14 @@ func (s suite) testLoad(t *testing.T) {
 	t.Run("ClockRealtime", func(t *testing.T) {
 		spec := c.fromFile()
 		spec.ClockRealtime = true
-		s.restore(t, newDir(t), w, spec).check()
+		s.restore(t, shortdir.Make(t), w, spec).check()
 	})
 	t.Run("CaptureOfFork", func(t *testing.T) {
-		m := s.restore(t, newDir(t), w, c.fromFile())
+		m := s.restore(t, shortdir.Make(t), w, c.fromFile())
 		m.write()
 		m.pause()
 		second := m.snapshot(hypervisor.Full, "second")
-		s.restore(t, newDir(t), w, second.fromFile()).check()
+		s.restore(t, shortdir.Make(t), w, second.fromFile()).check()
 	})
 	source.resume()
 	source.check()
@@ -80,11 +81,11 @@ func (s suite) testFailedLoad(t *testing.T) {
 	damaged := func(name string, content []byte) func(*testing.T) {
 		return func(t *testing.T) {
 			bad := c
-			bad.state = filepath.Join(newDir(t), name)
+			bad.state = filepath.Join(shortdir.Make(t), name)
 			if err := os.WriteFile(bad.state, content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s.requireFailedLoad(t, newDir(t), bad.fromFile())
+			s.requireFailedLoad(t, shortdir.Make(t), bad.fromFile())
 		}
 	}
 	flipped := append([]byte(nil), state...)
@@ -98,42 +99,42 @@ func (s suite) testFailedLoad(t *testing.T) {
 	t.Run("StateMissing", func(t *testing.T) {
 		bad := c
 		bad.state = "missing"
-		s.requireFailedLoad(t, newDir(t), bad.fromFile())
+		s.requireFailedLoad(t, shortdir.Make(t), bad.fromFile())
 	})
 	t.Run("MemoryMissing", func(t *testing.T) {
 		bad := c
 		bad.memory = "missing"
-		s.requireFailedLoad(t, newDir(t), bad.fromFile())
+		s.requireFailedLoad(t, shortdir.Make(t), bad.fromFile())
 	})
 	t.Run("MemoryShort", func(t *testing.T) {
-		bad := capture{state: c.state, memory: filepath.Join(newDir(t), "short")}
+		bad := capture{state: c.state, memory: filepath.Join(shortdir.Make(t), "short")}
 		copyFile(t, c.memory, bad.memory)
 		if err := os.Truncate(bad.memory, memoryMiB*mebibyte-guest.PageSize); err != nil {
 			t.Fatal(err)
 		}
-		s.requireFailedLoad(t, newDir(t), bad.fromFile())
+		s.requireFailedLoad(t, shortdir.Make(t), bad.fromFile())
 	})
-	t.Run("SocketMissing", func(t *testing.T) { s.requireFailedLoad(t, newDir(t), c.fromSocket("missing.sock")) })
+	t.Run("SocketMissing", func(t *testing.T) { s.requireFailedLoad(t, shortdir.Make(t), c.fromSocket("missing.sock")) })
 	t.Run("SocketWithoutListener", func(t *testing.T) {
-		path := filepath.Join(newDir(t), "dead.sock")
+		path := filepath.Join(shortdir.Make(t), "dead.sock")
 		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 		if err != nil {
 			t.Fatal(err)
 		}
 		listener.SetUnlinkOnClose(false)
 		listener.Close()
-		s.requireFailedLoad(t, newDir(t), c.fromSocket(path))
+		s.requireFailedLoad(t, shortdir.Make(t), c.fromSocket(path))
 	})
-	t.Run("SocketIsAFile", func(t *testing.T) { s.requireFailedLoad(t, newDir(t), c.fromSocket(c.memory)) })
+	t.Run("SocketIsAFile", func(t *testing.T) { s.requireFailedLoad(t, shortdir.Make(t), c.fromSocket(c.memory)) })
 	t.Run("UnknownInterface", func(t *testing.T) {
 		spec := c.fromFile()
 		spec.NetworkOverrides = []hypervisor.NetworkOverride{{ID: "eth7", Tap: "tap7"}}
-		s.requireFailedLoad(t, newDir(t), spec)
+		s.requireFailedLoad(t, shortdir.Make(t), spec)
 	})
 	t.Run("VsockOverrideWithoutVsock", func(t *testing.T) {
 		spec := c.fromFile()
 		spec.VsockOverride = "vsock.sock"
-		s.requireFailedLoad(t, newDir(t), spec)
+		s.requireFailedLoad(t, shortdir.Make(t), spec)
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
 	"github.com/faultline-vm/faultline/hypervisor/firecracker"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 const (
@@ -46,21 +46,6 @@ type machine struct {
 	console *hypervisor.Console
 }
 
-// newDir returns a directory whose path leaves room for socket names.
-func newDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // within bounds an operation that must come to an end.
 func within(t *testing.T) context.Context {
 	t.Helper()
@@ -74,7 +59,7 @@ func within(t *testing.T) context.Context {
 func (s suite) boot(t *testing.T, w guest.Workload, change func(*hypervisor.BootSpec)) *machine {
 	t.Helper()
 	spec := hypervisor.BootSpec{
-		Process: hypervisor.Process{Dir: newDir(t), Input: true},
+		Process: hypervisor.Process{Dir: shortdir.Make(t), Input: true},
 		VCPUs:   1, MemoryMiB: memoryMiB, TrackDirtyPages: true,
 	}
 	if change != nil {

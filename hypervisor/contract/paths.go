@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // testRelativePaths shows why every path of a device is relative to the VMM's
@@ -26,14 +27,14 @@ func (s suite) testRelativePaths(t *testing.T) {
 	source.resume()
 
 	t.Run("Fork", func(t *testing.T) {
-		dir := newDir(t)
+		dir := shortdir.Make(t)
 		writeDisk(t, dir, "fork")
 		fork := s.restore(t, dir, w, c.fromFile())
 		requireDevices(t, fork, "vsock.sock")
 		fork.check()
 	})
 	t.Run("VsockOverride", func(t *testing.T) {
-		dir := newDir(t)
+		dir := shortdir.Make(t)
 		writeDisk(t, dir, "fork")
 		spec := c.fromFile()
 		spec.VsockOverride = "other.sock"
@@ -43,7 +44,7 @@ func (s suite) testRelativePaths(t *testing.T) {
 			t.Error("the overridden vsock socket was made all the same")
 		}
 	})
-	t.Run("MissingDisk", func(t *testing.T) { s.requireFailedLoad(t, newDir(t), c.fromFile()) })
+	t.Run("MissingDisk", func(t *testing.T) { s.requireFailedLoad(t, shortdir.Make(t), c.fromFile()) })
 	// The forks came and went while the source ran on.
 	requireDevices(t, source, "vsock.sock")
 	source.check()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/faultline-vm/faultline/guest"
 	"github.com/faultline-vm/faultline/hypervisor"
+	"github.com/faultline-vm/faultline/internal/shortdir"
 )
 
 // testSnapshotFiles looks into the files of a Full snapshot.
@@ -59,7 +60,7 @@ func (s suite) testSnapshotFiles(t *testing.T) {
 		if err := os.Truncate(long.memory, memoryMiB*mebibyte+mebibyte); err != nil {
 			t.Fatal(err)
 		}
-		s.restore(t, newDir(t), w, long.fromFile()).check()
+		s.restore(t, shortdir.Make(t), w, long.fromFile()).check()
 	})
 	m.resume()
 	m.check()

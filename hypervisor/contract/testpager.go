@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/faultline-vm/faultline/internal/shortdir"
 	"github.com/faultline-vm/faultline/uffd"
 )
 
@@ -61,7 +62,7 @@ type region struct {
 func servePages(t *testing.T, memory string, dieAfter int) *testPager {
 	t.Helper()
 	p := &testPager{
-		t: t, socket: filepath.Join(newDir(t), "pager.sock"), dieAfter: dieAfter,
+		t: t, socket: filepath.Join(shortdir.Make(t), "pager.sock"), dieAfter: dieAfter,
 		arrived: make(chan struct{}), done: make(chan struct{}),
 		served: map[uint64]bool{}, removed: map[uint64]bool{},
 	}

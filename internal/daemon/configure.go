@@ -67,15 +67,21 @@ func pagers(c config.Config, log *slog.Logger) (func(ctx context.Context, versio
 			return nil, fmt.Errorf("configured pager: %w", err)
 		}
 	}
-	watchdog := c.Pager.Watchdog
-	if watchdog == 0 {
-		watchdog = -1
-	}
-	return instance.Supervised(supervisor.Config{
-		Options: supervisor.Options{DataDir: c.DataDir, CacheMaxBytes: uint64(c.Hypervisor.FirecrackerUffdCacheMaxBytes)},
-		Manager: supervisor.Manager(strings.TrimPrefix(c.Pager.Manager, "auto")),
-		Logger:  log, Watchdog: watchdog,
-	}, func(ctx context.Context, version string) (string, error) {
+	return instance.Supervised(supervision(c, log), func(ctx context.Context, version string) (string, error) {
 		return fleet.Program(ctx, c.Pager.Binary, version)
 	}), nil
+}
+
+// supervision says how pagers are kept running.
+func supervision(c config.Config, log *slog.Logger) supervisor.Config {
+	watchdog := c.Pager.Watchdog
+	if watchdog == 0 {
+		watchdog = -1 // 0 is the supervisor's default
+	}
+	return supervisor.Config{
+		Options:  supervisor.Options{DataDir: c.DataDir, CacheMaxBytes: uint64(c.Hypervisor.FirecrackerUffdCacheMaxBytes)},
+		Manager:  supervisor.Manager(strings.TrimPrefix(c.Pager.Manager, "auto")),
+		Watchdog: watchdog,
+		Logger:   log,
+	}
 }

@@ -37,6 +37,9 @@ type HeldError struct {
 }
 
 func (e *HeldError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("%s is locked by what a process has started that ended", e.Path)
+	}
 	return fmt.Sprintf("%s is locked by process %d", e.Path, e.PID)
 }
 

@@ -46,14 +46,7 @@ func image(t *testing.T) (manifest string, content []byte) {
 // guest makes a session with a process whose memory it serves.
 func guest(t *testing.T, c *client.Client, id, manifest string) *faulter.Process {
 	t.Helper()
-	vmm, err := faulter.Start(faulter.Config{Regions: []faulter.Region{{Size: guestPages * control.PageSize}}})
-	if errors.Is(err, faulter.ErrRefused) {
-		t.Skipf("no userfaultfd here: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { vmm.Kill() })
+	vmm := newcomer(t)
 	s, err := c.CreateSession(t.Context(), control.SessionRequest{ID: id, Image: manifest})
 	if err == nil {
 		err = vmm.Handshake(s.Socket)
